@@ -1,0 +1,53 @@
+"""
+Identifiers: random where they must be unique, derived where they must be found again.
+
+A *unit id* is 16 bytes: the number of the last transaction its maker had seen (6 bytes), then
+10 random bytes. The unit can only be in a later transaction, so a search for its outcome has
+a lower bound, and *absent* can be told from *forgotten* without trusting any clock.
+"""
+
+import secrets
+from collections.abc import Callable
+from hashlib import blake2b
+
+RandomBytes = Callable[[int], bytes]
+
+UNIT_ID_BYTES = 16
+_NUMBER_BYTES = 6
+
+
+class Ids:
+    """Draws identifiers from a source of random bytes (a seeded one in simulations)."""
+
+    def __init__(self, random_bytes: RandomBytes = secrets.token_bytes) -> None:
+        """Take the source of randomness."""
+        self._random = random_bytes
+
+    def unit(self, last_number: int) -> bytes:
+        """Return a fresh unit id, made after transaction `last_number` was seen."""
+        return last_number.to_bytes(_NUMBER_BYTES, "big") + self._random(
+            UNIT_ID_BYTES - _NUMBER_BYTES
+        )
+
+    def incarnation(self) -> bytes:
+        """Return a fresh incarnation id of 16 bytes."""
+        return self._random(16)
+
+
+def unit_lower_bound(unit_id: bytes) -> int:
+    """Return the transaction number after which the unit was made."""
+    return int.from_bytes(unit_id[:_NUMBER_BYTES], "big")
+
+
+def derived_id(space: bytes, *parts: bytes) -> bytes:
+    """
+    Return 16 bytes by which a row is found, from values of any length.
+
+    The full value is stored beside it and compared on every load, so this is an index, never
+    proof of identity.
+    """
+    hasher = blake2b(space, digest_size=16)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "big"))
+        hasher.update(part)
+    return hasher.digest()

@@ -1,0 +1,1 @@
+"""Stores: carry out what `core.commit` decided, on SQLite and on PostgreSQL."""

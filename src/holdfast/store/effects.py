@@ -1,0 +1,124 @@
+"""
+Loading what a batch needs and writing what it decided, over any connection.
+
+Both drivers run the same named statements with the same parameters, so this is the only place
+that knows which. What differs is how a connection binds a set of rows and how it finds out
+that another process created a row in between.
+
+Invariant: a row is created only if it was loaded as absent; a connection that finds it there
+raises `Again`, and the batch is decided anew.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from holdfast.core.commit import Decision, Moment, Needs, State
+from holdfast.core.event import stream_id
+from holdfast.store import rows
+
+
+class Connection(Protocol):
+    """Runs named statements."""
+
+    def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
+        """Run a query; a list parameter is an array."""
+        ...
+
+    def run(self, name: str, /, **parameters: Any) -> None:
+        """Run a statement."""
+        ...
+
+    def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
+        """Run a statement over a set of rows; raise `Again` if one of them is there already."""
+        ...
+
+
+def load(connection: Connection, wanted: Needs, state: State) -> None:
+    """Load into `state` what is wanted and not there yet; what is absent becomes None."""
+    if missing := [name for name in wanted.streams if name not in state.heads]:
+        state.heads.update(dict.fromkeys(missing))
+        for row in connection.fetch("load_heads", ids=sorted(map(stream_id, missing))):
+            head = rows.read_head(row)
+            state.heads[head.name] = head
+    if lost := [key for key in wanted.records if key not in state.records]:
+        state.records.update(dict.fromkeys(lost))
+        ids = sorted(rows.record_id(kind, key) for kind, key in lost)
+        for row in connection.fetch("load_records", ids=ids):
+            record = rows.read_record(row)
+            state.records[record.kind, record.key] = record
+    if unknown := [key for key in wanted.leases if key not in state.leases]:
+        state.leases.update(dict.fromkeys(unknown))
+        for row in connection.fetch("load_leases", ids=sorted(map(rows.lease_id, unknown))):
+            lease = rows.read_lease(row)
+            state.leases[lease.key] = lease
+    state.anchors = {}
+    for stream, sequence in wanted.anchors:
+        for row in connection.fetch("load_anchor", id=stream_id(stream), sequence=sequence):
+            state.anchors[stream, sequence] = bytes(row[0])
+
+
+def write(connection: Connection, decision: Decision, state: State, moment: Moment) -> None:
+    """Write all effects of a decision except its outcome."""
+    _upsert(connection, "heads", rows.head_row, decision.heads, state.heads)
+    if decision.events:
+        values = [msgspec.structs.astuple(row) for row in decision.events]
+        connection.run_rows("append_events", values)
+    for origin, before in decision.trims.items():
+        connection.run("trim_events", origin=origin, before=before)
+    _upsert(connection, "records", rows.record_row, decision.records, state.records)
+    _upsert(connection, "leases", rows.lease_row, decision.leases, state.leases)
+    _write_bytes(connection, decision, moment)
+
+
+def _upsert(
+    connection: Connection, what: str, to_row: Any, changed: dict[Any, Any], known: dict[Any, Any]
+) -> None:
+    """Write changed rows in key order, so that two writers never wait for each other crosswise."""
+    if not changed:
+        return
+    fresh = sorted(to_row(row) for name, row in changed.items() if known[name] is None)
+    old = sorted(to_row(row) for name, row in changed.items() if known[name] is not None)
+    if fresh:
+        connection.run_rows(f"create_{what}", fresh)
+    if old:
+        connection.run_rows(f"update_{what}", old)
+
+
+def _write_bytes(connection: Connection, decision: Decision, moment: Moment) -> None:
+    kept = [blob for blob in decision.blobs.values() if blob is not None]
+    dropped = [content for content, blob in decision.blobs.items() if blob is None]
+    if dropped:
+        connection.run("drop_blobs", contents=dropped)
+    if kept:
+        connection.run_rows("put_blobs", [rows.blob_row(blob, moment.wall) for blob in kept])
+    newest = {(one.name, one.sequence): one for one in decision.snapshots}
+    if newest:
+        values = [rows.snapshot_row(one, moment.wall) for one in newest.values()]
+        connection.run_rows("put_snapshots", values)
+    for name, keep in {one.name: one.keep for one in decision.snapshots}.items():
+        connection.run("trim_snapshots", id=rows.snapshot_id(name), keep=keep)
+
+
+def remember(state: State, decision: Decision) -> None:
+    """Bring what was loaded up to a committed decision."""
+    state.heads.update(decision.heads)
+    state.records.update(decision.records)
+    state.leases.update(decision.leases)
+
+
+def outcome(
+    decision: Decision, number: int, epoch: int, position: int, moment: Moment
+) -> dict[str, Any]:
+    """Return the parameters of the row that remembers which units a transaction committed."""
+    names: Iterable[str] = (
+        "number",
+        "epoch",
+        "position",
+        "unit_ids",
+        "committed_at",
+        "digest",
+    )
+    row = rows.outcome_row(number, epoch, position, decision.unit_ids, moment.wall)
+    return dict(zip(names, row, strict=True))

@@ -1,0 +1,134 @@
+"""
+The small files a store keeps beside its database, and how each write of them becomes durable.
+
+The database files are never touched here: opening and closing one of them in this process
+would drop SQLite's locks. A port, so that the crash lab can record and fail every step.
+
+Invariants: a replaced file is the old one or the new one, never a mixture; a new folder is
+durable once `make_folder` returns; files are private to the user (0600, folders 0700).
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol
+
+from holdfast.core.failpoint import Failpoints
+
+TEMPORARY = ".tmp-"
+
+
+class Files(Protocol):
+    """Durable operations on small files."""
+
+    def read(self, path: Path) -> bytes | None:
+        """Return the bytes of a file, or None if there is none."""
+        ...
+
+    def write_at(self, path: Path, offset: int, data: bytes, *, sync: bool) -> None:
+        """Write in place, creating the file; with `sync` it is durable on return."""
+        ...
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Replace a file as a whole; durable on return."""
+        ...
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, if missing, and sync its parent."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if there, and sync its folder."""
+        ...
+
+
+class SystemFiles:
+    """The files of this machine. Files written in place stay open until `close`."""
+
+    def __init__(self, failpoints: Failpoints) -> None:
+        """Take the failpoints to pass at each step."""
+        self._failpoints = failpoints
+        self._open: dict[Path, int] = {}
+
+    def read(self, path: Path) -> bytes | None:
+        """Return the bytes of a file, or None if there is none."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_at(self, path: Path, offset: int, data: bytes, *, sync: bool) -> None:
+        """Write in place, creating the file; with `sync` it is durable on return."""
+        descriptor = self._open.get(path)
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._open[path] = descriptor
+        written = os.pwrite(descriptor, data, offset)
+        if written != len(data):
+            raise OSError(28, "short write", str(path))
+        if sync:
+            os.fdatasync(descriptor)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Replace a file as a whole; durable on return."""
+        replace_file(path, data, self._failpoints)
+
+    def make_folder(self, path: Path) -> None:
+        """Make a folder, if missing, and sync its parent."""
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(path.parent)
+
+    def remove(self, path: Path) -> None:
+        """Remove a file, if there, and sync its folder."""
+        path.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+    def close(self) -> None:
+        """Close what was opened for writing in place."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+
+def replace_file(path: Path, data: bytes, failpoints: Failpoints) -> None:
+    """
+    Write a whole file so that a crash leaves the old one or the new one.
+
+    A unique temporary name in the same folder, file sync, rename, folder sync. What a crash
+    leaves behind has `TEMPORARY` in its name and is removed by `remove_leftovers`.
+    """
+    temporary = path.with_name(f"{path.name}{TEMPORARY}{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            failpoints.reach("file.written")
+            os.fsync(file.fileno())
+        failpoints.reach("file.synced")
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    failpoints.reach("file.renamed")
+    sync_folder(path.parent)
+    failpoints.reach("file.folder_synced")
+
+
+def remove_leftovers(path: Path) -> list[str]:
+    """Remove temporary files that a crash left beside `path`; return their names."""
+    prefix = f"{path.name}{TEMPORARY}"
+    found = [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)]
+    for entry in found:
+        entry.unlink(missing_ok=True)
+    return sorted(entry.name for entry in found)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created or removed in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,134 @@
+"""
+Bringing the schema to what this Holdfast knows.
+
+Migrations are numbered files, forward only, each one transaction that also writes its own row.
+A kill at any statement leaves the transaction undone, and the next opening does it again. The
+text of an applied migration is checked, so a schema that was edited is noticed, and a newer
+schema than the last known file is refused before anything is written.
+
+Invariants: migrations are applied in order without gaps; migration n is recorded if and only
+if all its statements are applied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.resources import files
+from typing import Protocol
+
+from holdfast.core.errors import MigrationChangedError, SchemaNewerError
+from holdfast.core.failpoint import Failpoints
+from holdfast.store.sql import split_script
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """
+    One step of the schema.
+
+    Attributes:
+        number: its place, from 1.
+        name: what it does.
+        script: its SQL.
+        checksum: SHA-256 of the script, hexadecimal.
+    """
+
+    number: int
+    name: str
+    script: str
+    checksum: str
+
+
+class Migrator(Protocol):
+    """What migrating needs of a connection."""
+
+    def applied(self) -> Sequence[tuple[int, str, str]]:
+        """Return number, name and checksum of what was applied; empty in a new store."""
+        ...
+
+    def begin(self) -> None:
+        """Start a transaction that keeps other migrators out."""
+        ...
+
+    def run(self, statement: str) -> None:
+        """Run one statement."""
+        ...
+
+    def record(self, migration: Migration) -> None:
+        """Write the migration's row."""
+        ...
+
+    def commit(self) -> None:
+        """Commit."""
+        ...
+
+    def rollback(self) -> None:
+        """Drop the transaction."""
+        ...
+
+
+def known(dialect: str) -> list[Migration]:
+    """Return the migrations this Holdfast ships for a dialect, in order."""
+    folder = files("holdfast.store") / "migrations" / dialect
+    found: list[Migration] = []
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        number, _, name = entry.name.removesuffix(".sql").partition("_")
+        script = entry.read_text(encoding="utf-8")
+        found.append(Migration(int(number), name, script, sha256(script.encode()).hexdigest()))
+    return found
+
+
+def check(store: str, migrations: Sequence[Migration], applied: Sequence[tuple[int, str, str]]) -> int:
+    """
+    Check that what was applied is a beginning of what is known.
+
+    Returns:
+        How many migrations are applied.
+
+    Raises:
+        SchemaNewerError: the store knows more than this Holdfast.
+        MigrationChangedError: an applied migration has another text.
+    """
+    if len(applied) > len(migrations):
+        raise SchemaNewerError(store=store, found=applied[-1][0], known=len(migrations))
+    for migration, (number, _, checksum) in zip(migrations, applied, strict=False):
+        if (migration.number, migration.checksum) != (number, checksum):
+            raise MigrationChangedError(number=number)
+    return len(applied)
+
+
+def migrate(
+    store: str, migrator: Migrator, migrations: Sequence[Migration], failpoints: Failpoints
+) -> int:
+    """
+    Apply what is missing, each migration in a transaction of its own.
+
+    Returns:
+        The number of the last migration.
+
+    Raises:
+        SchemaNewerError: the store knows more than this Holdfast.
+        MigrationChangedError: an applied migration has another text.
+    """
+    while check(store, migrations, migrator.applied()) < len(migrations):
+        migrator.begin()
+        try:
+            failpoints.reach("migrate.begun")
+            # Looked up again inside the transaction: another process may have been faster.
+            done = check(store, migrations, migrator.applied())
+            if done < len(migrations):
+                _apply(migrator, migrations[done], failpoints)
+        except BaseException:
+            migrator.rollback()
+            raise
+        migrator.commit()
+        failpoints.reach("migrate.committed")
+    return len(migrations)
+
+
+def _apply(migrator: Migrator, migration: Migration, failpoints: Failpoints) -> None:
+    for statement in split_script(migration.script):
+        migrator.run(statement)
+        failpoints.reach("migrate.statement")
+    migrator.record(migration)
+    failpoints.reach("migrate.recorded")

@@ -1,0 +1,91 @@
+"""
+What can be set when a store is opened, with limits on everything.
+
+A store is named by a URL: `sqlite:///relative.db`, `sqlite:////absolute.db`,
+`sqlite:///:memory:` or `postgresql://user@host/database?schema=holdfast`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from holdfast.core.errors import InvalidValueError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """
+    Limits and choices of one opening; every one has a sane default.
+
+    Attributes:
+        read_only: open for reading; nothing is migrated, nothing written.
+        strict: sync the high-water mark with each commit (SQLite), so that even a swallowed
+            flush is noticed; costs about a second sync per commit.
+        allow_unsafe: accept settings that weaken the promises; the weaker promise is reported.
+        queue_items: units that may wait for the writer.
+        queue_bytes: bytes of units that may wait.
+        queue_wait: seconds a caller waits for room before `QueueFullError`.
+        batch_units: units per transaction at most.
+        batch_bytes: bytes per transaction, about, at most.
+        busy_wait: seconds to wait for another process's transaction.
+        readers: connections that serve reads.
+        checkpoint_pages: pages of log after which SQLite writes them home.
+        outcome_retention: seconds for which outcomes of units can be asked for.
+    """
+
+    read_only: bool = False
+    strict: bool = False
+    allow_unsafe: bool = False
+    queue_items: int = 20_000
+    queue_bytes: int = 128 * 1024 * 1024
+    queue_wait: float = 5.0
+    batch_units: int = 2_000
+    batch_bytes: int = 8 * 1024 * 1024
+    busy_wait: float = 10.0
+    readers: int = 2
+    checkpoint_pages: int = 4_000
+    outcome_retention: float = 3_600.0
+
+    def __post_init__(self) -> None:
+        """
+        Refuse limits that cannot work.
+
+        Raises:
+            InvalidValueError: a limit is not positive.
+        """
+        for name in ("queue_items", "queue_bytes", "batch_units", "batch_bytes", "readers"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 1")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """
+    Return the absolute path a `sqlite:` URL names, or None for a store in memory.
+
+    Raises:
+        InvalidValueError: it is not such a URL.
+    """
+    prefix = "sqlite:///"
+    if not url.startswith(prefix) or len(url) == len(prefix):
+        raise InvalidValueError(
+            what="store", reason=f"{url!r} is not sqlite:///FILE or sqlite:///:memory:"
+        )
+    name = unquote(url.removeprefix(prefix))
+    return None if name == ":memory:" else Path(name).expanduser().absolute()
+
+
+def scheme(url: str) -> str:
+    """
+    Return which database a URL names: `sqlite` or `postgresql`.
+
+    Raises:
+        InvalidValueError: neither.
+    """
+    found = urlsplit(url).scheme
+    if found == "sqlite":
+        return "sqlite"
+    if found in ("postgresql", "postgres"):
+        return "postgresql"
+    raise InvalidValueError(
+        what="store", reason=f"{url!r} begins neither with sqlite:/// nor with postgresql://"
+    )

@@ -1,0 +1,277 @@
+"""
+What a store has to be able to do, and the one way a batch goes through it.
+
+The rules are in `core.commit`; a driver carries them out. It is synchronous and simple: one
+thread commits, any thread reads. `commit_batch` is the only algorithm; drivers supply its
+steps. Everything a driver raises is mapped here to three kinds of failure:
+
+- `Again`: nothing was written, another writer was in the way; the batch starts over.
+- `StoreError`: nothing was written; the callers may retry.
+- `CommitFailed`: the COMMIT itself failed. What happened is unknown until the store is opened
+  again, because the failed transaction may still be on the disk.
+
+This interface is for people who write a store; it may change between minor releases. The
+contract suite in `holdfast.testing.contract` says what is asked of an implementation.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from holdfast.core.commit import Decision, Moment, Needs, State, decide, needs
+from holdfast.core.errors import HoldfastError, StoreBusyError
+from holdfast.core.event import EventRow, Head
+from holdfast.core.failpoint import Failpoints
+from holdfast.core.key import Key
+from holdfast.core.unit import Committed, LeaseRow, RecordRow, Unit
+
+Answer = Committed | HoldfastError
+Verdict = Literal["committed", "absent", "forgotten"]
+TRIES_MAX: Final = 20
+
+
+class Again(Exception):
+    """Another writer got in between; nothing was written; load and decide anew."""
+
+
+class CommitFailed(Exception):
+    """COMMIT failed; whether it happened is unknown."""
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """
+    What an opening found and made.
+
+    Attributes:
+        store_id: id drawn when the store was made.
+        incarnation: id of this opening.
+        epoch: number of this opening, counted up.
+        schema: number of the last migration.
+        number: number of the last transaction found.
+        alone: nobody else had the store open.
+        software: name and version of the database.
+        durability: `synced`, or what is weaker about it.
+        notes: things an operator should know.
+    """
+
+    store_id: bytes
+    incarnation: bytes
+    epoch: int
+    schema: int
+    number: int
+    alone: bool
+    software: str
+    durability: str
+    notes: tuple[str, ...] = ()
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """
+    One damage that `verify` found.
+
+    Attributes:
+        what: table or kind of thing.
+        name: which one.
+        sequence: place in a stream, if it is an event.
+        reason: what does not fit.
+    """
+
+    what: str
+    name: str
+    reason: str
+    sequence: int | None = None
+
+
+class BlobRow(msgspec.Struct, frozen=True):
+    """A stored blob as read, not yet unpacked."""
+
+    content: bytes
+    size: int
+    encoding: str
+    stored: bytes
+
+
+class SnapshotRow(msgspec.Struct, frozen=True):
+    """A stored snapshot as read, not yet unpacked."""
+
+    name: str
+    stream: str
+    sequence: int
+    size: int
+    encoding: str
+    stored: bytes
+    written_at: float
+    intact: bool
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """
+    What other openings of the store did, as far as a reader has to know.
+
+    Attributes:
+        streams: streams that have new events.
+        foreign: another opening committed something.
+    """
+
+    streams: tuple[str, ...] = ()
+    foreign: bool = False
+
+
+class Reads(Protocol):
+    """What can be read; every answer is checked against its digest."""
+
+    def head(self, stream: str) -> Head | None:
+        """Return a stream's head, or None."""
+        ...
+
+    def heads(self, first: bytes, until: bytes, limit: int) -> list[Head]:
+        """Return heads by encoded name, from `first` (included) to `until` (excluded)."""
+        ...
+
+    def events(self, stream: str, after: int, limit: int) -> tuple[Head | None, list[EventRow]]:
+        """Return a stream's head and its rows behind sequence `after`."""
+        ...
+
+    def horizon(self) -> int:
+        """Return the position up to which no event can appear any more."""
+        ...
+
+    def feed(self, after: int, horizon: int, limit: int) -> list[tuple[str, EventRow]]:
+        """Return events of all streams behind position `after`, up to a horizon."""
+        ...
+
+    def record(self, kind: str, key: Key) -> RecordRow | None:
+        """Return a record; one without value was deleted."""
+        ...
+
+    def records(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[RecordRow]:
+        """Return records that have a value, by encoded key."""
+        ...
+
+    def lease(self, key: str) -> LeaseRow | None:
+        """Return a lease, or None if it was never granted."""
+        ...
+
+    def blob(self, content: bytes) -> BlobRow | None:
+        """Return a blob, or None."""
+        ...
+
+    def snapshots(self, name: str, limit: int) -> list[SnapshotRow]:
+        """Return the newest snapshots of a name, newest first; damaged ones are marked."""
+        ...
+
+
+class Driver(Protocol):
+    """A database that keeps units. Opened once, closed once."""
+
+    location: str
+
+    def open(self) -> Opened:
+        """Guard, connect, migrate, draw an incarnation."""
+        ...
+
+    def close(self) -> None:
+        """Check out and release everything; may be called twice, and after a failed open."""
+        ...
+
+    def commit(self, units: Sequence[Unit]) -> list[Answer]:
+        """Commit a batch; called by one thread only. Raises `CommitFailed` or StoreError."""
+        ...
+
+    def last_number(self) -> int:
+        """Return the number of the last transaction this opening has seen; no I/O."""
+        ...
+
+    def outcome(self, unit_id: bytes) -> Verdict:
+        """Say whether a unit was committed, once nothing of it can be under way any more."""
+        ...
+
+    def tidy(self) -> None:
+        """Do what can wait until the callers have their answers; between batches."""
+        ...
+
+    def relieve(self) -> None:
+        """Give back reserved space after the disk was full."""
+        ...
+
+    def wait_foreign(self, timeout: float) -> Changes:
+        """Block until another opening committed, at most `timeout` seconds."""
+        ...
+
+    def interrupt_wait(self) -> None:
+        """Make `wait_foreign` return soon; called from another thread."""
+        ...
+
+    def reading(self) -> AbstractContextManager[Reads]:
+        """Lend a reader; from any thread."""
+        ...
+
+    def verify(self) -> Iterator[Finding]:
+        """Read everything and yield what does not fit."""
+        ...
+
+
+class Transactor(Protocol):
+    """The steps of one batch; `begin` to `write` may raise `Again` or StoreError."""
+
+    def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
+        """Start the transaction and load what is needed, so that nobody can change it."""
+        ...
+
+    def write(self, decision: Decision, moment: Moment) -> None:
+        """Write all effects, as sets."""
+        ...
+
+    def commit(self) -> None:
+        """Commit; any error means unknown."""
+        ...
+
+    def rollback(self) -> None:
+        """Drop the transaction; never raises."""
+        ...
+
+    def committed(self, decision: Decision) -> None:
+        """Keep what is worth keeping of a committed batch; never raises."""
+        ...
+
+
+def commit_batch(
+    transactor: Transactor, units: Sequence[Unit], failpoints: Failpoints
+) -> list[Answer]:
+    """
+    Take a batch through load, decide, write and commit.
+
+    Returns:
+        An answer per unit, to be given out only now that the commit is durable.
+
+    Raises:
+        CommitFailed: COMMIT failed; unknown.
+        StoreError: nothing was written.
+    """
+    wanted = needs(units)
+    for _ in range(TRIES_MAX):
+        try:
+            state, moment, positions = transactor.begin(wanted)
+            failpoints.reach("commit.loaded")
+            decision = decide(units, state, moment, positions)
+            failpoints.reach("commit.decided")
+            if not decision.unit_ids:
+                transactor.rollback()
+                return list(decision.answers)
+            transactor.write(decision, moment)
+            failpoints.reach("commit.written")
+        except Again:
+            transactor.rollback()
+            continue
+        except BaseException:
+            transactor.rollback()
+            raise
+        transactor.commit()
+        failpoints.reach("commit.committed")
+        transactor.committed(decision)
+        return list(decision.answers)
+    raise StoreBusyError(waited=0.0)

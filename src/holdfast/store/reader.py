@@ -1,0 +1,204 @@
+"""
+Reading, over any connection that runs named queries.
+
+The same statements exist in both dialects, so reading is written once. What comes back has
+been checked against its digest; an event also against the event before it.
+
+Invariant: a page of events continues the chain exactly from the event the reader names.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from holdfast.core.errors import DamagedError, TooOldError
+from holdfast.core.event import (
+    EventRow,
+    Head,
+    chained_digest,
+    damaged_event,
+    first_damage,
+    stream_id,
+)
+from holdfast.core.key import Key
+from holdfast.core.unit import LeaseRow, RecordRow
+from holdfast.store import rows
+from holdfast.store.port import BlobRow, SnapshotRow, Verdict
+
+Fetch = Callable[..., list[rows.Row]]
+Cursor = dict[str, Any]
+PAGE_ROWS: Final = 500
+
+
+class Reader:
+    """Named reads over a function that runs named queries."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        """Take the function that runs a query by name."""
+        self.fetch = fetch
+
+    def head(self, stream: str) -> Head | None:
+        """Return a stream's head, or None."""
+        for row in self.fetch("load_heads", ids=[stream_id(stream)]):
+            head = rows.read_head(row)
+            if head.name == stream:
+                return head
+        return None
+
+    def heads(self, first: bytes, until: bytes, limit: int) -> list[Head]:
+        """Return heads by name, from `first` (included) to `until` (excluded)."""
+        found = self.fetch("list_heads", first=first, until=until, limit=limit)
+        return [rows.read_head(row) for row in found]
+
+    def events(self, stream: str, after: int, limit: int) -> tuple[Head | None, list[EventRow]]:
+        """
+        Return a stream's head and its events from `after` + 1 on, checked along the chain.
+
+        A page ends before a damaged event; only a page that begins with one raises.
+
+        Raises:
+            TooOldError: retention removed events after `after`.
+            DamagedError: the event at `after` + 1 does not fit.
+        """
+        head = self.head(stream)
+        while head is not None and after < head.last_sequence:
+            if after < head.first_sequence - 1:
+                raise TooOldError(stream=stream, after=after, first_sequence=head.first_sequence)
+            try:
+                return head, self._page(head, after, limit)
+            except DamagedError:
+                # A trim between the two reads looks like damage; a second look tells.
+                again = self.head(stream)
+                if again is None or again.first_sequence == head.first_sequence:
+                    raise
+                head = again
+        return head, []
+
+    def _page(self, head: Head, after: int, limit: int) -> list[EventRow]:
+        """Read one event more, in front, for its digest; the anchor stands for the first."""
+        begins = after < head.first_sequence
+        first = head.first_sequence if begins else after
+        count = limit if begins else limit + 1
+        found = self.fetch("read_events", origin=head.origin, first=first, limit=count)
+        page = [rows.read_event(row) for row in found]
+        previous = head.anchor
+        if not begins:
+            if not page or page[0].sequence != after:
+                raise damaged_event(head.name, after, "the event is missing")
+            previous = page.pop(0).digest
+        page = [row for row in page if row.sequence <= head.last_sequence]
+        expected = min(limit, head.last_sequence - after)
+        return intact_part(head, page, after, previous, expected)
+
+    def horizon(self) -> int:
+        """
+        Return the position up to which no event can appear any more.
+
+        The order of the two queries matters: a position taken before the first is either
+        committed, rolled back, or held open when the second looks.
+        """
+        taken = self.fetch("position_taken")[0][0] or 0
+        held = self.fetch("position_held")[0][0]
+        return taken if held is None else min(taken, held)
+
+    def changed_streams(self, after: int, horizon: int) -> list[str]:
+        """Return streams that have events in a range of positions."""
+        found = self.fetch("changed_streams", after=after, horizon=horizon, limit=PAGE_ROWS)
+        return [bytes(name).decode(errors="replace") for (name,) in found]
+
+    def feed(self, after: int, horizon: int, limit: int) -> list[tuple[str, EventRow]]:
+        """
+        Return events of all streams by position, checked against the event before each.
+
+        Raises:
+            DamagedError: an event does not fit, or its stream is gone.
+        """
+        found: list[tuple[str, EventRow]] = []
+        for name, previous, *columns in self.fetch(
+            "read_feed", after=after, horizon=horizon, limit=limit
+        ):
+            row = rows.read_event(columns)
+            if name is None or previous is None:
+                raise damaged_event(str(name), row.sequence, "its stream or predecessor is gone")
+            stream = bytes(name).decode()
+            if chained_digest(bytes(previous), row) != row.digest:
+                raise damaged_event(stream, row.sequence, "stored bytes and digest differ")
+            found.append((stream, row))
+        return found
+
+    def record(self, kind: str, key: Key) -> RecordRow | None:
+        """Return a record; one without value was deleted."""
+        for row in self.fetch("load_records", ids=[rows.record_id(kind, key)]):
+            record = rows.read_record(row)
+            if (record.kind, record.key) == (kind, key):
+                return record
+        return None
+
+    def records(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[RecordRow]:
+        """Return records that have a value, by encoded key."""
+        bounds: dict[str, Any] = {"kind": kind, "first": first, "until": until, "limit": limit}
+        if tag is None:
+            found = self.fetch("list_records", **bounds)
+        else:
+            found = self.fetch("list_tagged", tag=tag, **bounds)
+        return [rows.read_record(row) for row in found]
+
+    def lease(self, key: str) -> LeaseRow | None:
+        """Return a lease, or None if it was never granted."""
+        for row in self.fetch("load_leases", ids=[rows.lease_id(key)]):
+            lease = rows.read_lease(row)
+            if lease.key == key:
+                return lease
+        return None
+
+    def blob(self, content: bytes) -> BlobRow | None:
+        """Return a blob, or None."""
+        for row in self.fetch("read_blob", content=content):
+            return rows.read_blob(row)
+        return None
+
+    def snapshots(self, name: str, limit: int) -> list[SnapshotRow]:
+        """Return the newest snapshots of a name, newest first; damaged ones are marked."""
+        found = self.fetch("read_snapshots", id=rows.snapshot_id(name), limit=limit)
+        return [rows.read_snapshot(row) for row in found]
+
+    def outcome(self, unit_id: bytes, after: int) -> Verdict:
+        """Say whether a unit made after transaction `after` was committed by a later one."""
+        if self.fetch("find_outcome", after=after, unit_id=unit_id):
+            return "committed"
+        first = self.fetch("first_number")[0][0]
+        return "forgotten" if first > after + 1 else "absent"
+
+    def pages(self, name: str, behind: Callable[[rows.Row | None], Cursor]) -> Iterator[rows.Row]:
+        """Yield all rows of a scan, page by page; `behind` names the place behind a row."""
+        page: list[rows.Row] = self.fetch(name, **behind(None), limit=PAGE_ROWS)
+        while page:
+            yield from page
+            page = self.fetch(name, **behind(page[-1]), limit=PAGE_ROWS)
+
+
+def intact_part(
+    head: Head, page: list[EventRow], after: int, previous: bytes, expected: int
+) -> list[EventRow]:
+    """
+    Return the rows of a page up to the first damage; the next page then begins with it.
+
+    Raises:
+        DamagedError: the very first row is damaged or missing.
+    """
+    damage = first_damage(head.name, page, after, previous)
+    if damage is None and len(page) < expected:
+        damage = damaged_event(head.name, after + len(page) + 1, "the event is missing")
+    if damage is None and page and _ends_wrong(head, page[-1]):
+        damage = damaged_event(head.name, head.last_sequence, "the head names another event")
+    if damage is None:
+        return page
+    intact = page[: (damage.sequence or 0) - after - 1]
+    if not intact:
+        raise damage
+    return intact
+
+
+def _ends_wrong(head: Head, row: EventRow) -> bool:
+    return row.sequence == head.last_sequence and row.digest != head.last_digest

@@ -1,0 +1,247 @@
+"""
+Rows as both databases keep them: to parameters, and back with their digests checked.
+
+One place for the order of columns and for what is checked when a row comes back, so that the
+drivers hold no second copy of either.
+
+Invariant: a row that does not match its digest, or is not the one that was asked for, is never
+returned as data.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from holdfast.core import codec
+from holdfast.core.errors import DamagedError
+from holdfast.core.event import EventRow, Head, stream_id
+from holdfast.core.ids import derived_id
+from holdfast.core.key import Key, decode_key, encode_key, encode_name
+from holdfast.core.unit import LeaseRow, PutBlob, PutSnapshot, RecordRow
+from holdfast.store.port import BlobRow, SnapshotRow
+
+Row = Sequence[Any]
+
+
+def record_id(kind: str, key: Key) -> bytes:
+    """Return the bytes by which a record is found."""
+    return derived_id(b"record", kind.encode(), encode_key(key))
+
+
+def lease_id(key: str) -> bytes:
+    """Return the bytes by which a lease is found."""
+    return derived_id(b"lease", encode_name("lease", key))
+
+
+def snapshot_id(name: str) -> bytes:
+    """Return the bytes by which the snapshots of a name are found."""
+    return derived_id(b"snapshot", encode_name("snapshot", name))
+
+
+def head_row(head: Head) -> Row:
+    """Return a head as parameters."""
+    return (
+        stream_id(head.name),
+        head.name.encode(),
+        head.origin,
+        head.last_sequence,
+        head.last_digest,
+        head.first_sequence,
+        head.anchor,
+        int(head.closed),
+        head.seal(),
+    )
+
+
+def read_head(row: Row) -> Head:
+    """
+    Return a head from its columns.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    name, origin, last, last_digest, first, anchor, closed, seal = row
+    shown = _shown(name)
+    try:
+        head = Head(
+            bytes(name).decode(), origin, last, bytes(last_digest), first, bytes(anchor), closed == 1
+        )
+        intact = head.seal() == bytes(seal) and closed in (0, 1)
+    except (TypeError, ValueError) as error:
+        raise _damaged("stream head", shown) from error
+    if not intact:
+        raise _damaged("stream head", shown)
+    return head
+
+
+def read_event(row: Row) -> EventRow:
+    """Return an event row; its digest, and with it every type, is checked along the chain."""
+    return EventRow(*row)
+
+
+def record_row(record: RecordRow) -> Row:
+    """Return a record as parameters."""
+    return (
+        record_id(record.kind, record.key),
+        record.kind,
+        encode_key(record.key),
+        record.version,
+        record.tag,
+        record.value,
+        record.written_at,
+        record.format,
+        record.seal(),
+    )
+
+
+def read_record(row: Row) -> RecordRow:
+    """
+    Return a record from its columns.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    kind, key, version, tag, value, written_at, format_, seal = row
+    try:
+        record = RecordRow(
+            kind,
+            decode_key(bytes(key)),
+            version,
+            tag,
+            None if value is None else bytes(value),
+            written_at,
+            format_,
+        )
+        intact = record.seal() == bytes(seal)
+    except (TypeError, ValueError) as error:
+        raise _damaged(f"record {kind}", _shown(key)) from error
+    if not intact:
+        raise _damaged(f"record {kind}", repr(record.key))
+    return record
+
+
+def lease_row(lease: LeaseRow) -> Row:
+    """Return a lease as parameters."""
+    return (
+        lease_id(lease.key),
+        lease.key.encode(),
+        lease.generation,
+        lease.incarnation,
+        lease.holder,
+        lease.domain,
+        lease.expires_at,
+        lease.seal(),
+    )
+
+
+def read_lease(row: Row) -> LeaseRow:
+    """
+    Return a lease from its columns.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    key, generation, incarnation, holder, domain, expires_at, seal = row
+    try:
+        lease = LeaseRow(
+            bytes(key).decode(), generation, bytes(incarnation), holder, domain, expires_at
+        )
+        intact = lease.seal() == bytes(seal)
+    except (TypeError, ValueError) as error:
+        raise _damaged("lease", _shown(key)) from error
+    if not intact:
+        raise _damaged("lease", lease.key)
+    return lease
+
+
+def blob_row(blob: PutBlob, written_at: float) -> Row:
+    """Return a blob as parameters."""
+    columns = (blob.digest, blob.size, blob.encoding, blob.stored, written_at, codec.FORMAT)
+    return (*columns, codec.digest(*columns))
+
+
+def read_blob(row: Row) -> BlobRow:
+    """
+    Return a blob from its columns, still packed.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    content = _shown_hex(row[0])
+    _check_seal(row, "blob", content)
+    content_bytes, size, encoding, stored = row[:4]
+    return BlobRow(bytes(content_bytes), size, encoding, bytes(stored))
+
+
+def snapshot_row(snapshot: PutSnapshot, written_at: float) -> Row:
+    """Return a snapshot as parameters."""
+    columns = (
+        encode_name("snapshot", snapshot.name),
+        encode_name("stream", snapshot.stream),
+        snapshot.sequence,
+        snapshot.size,
+        snapshot.encoding,
+        snapshot.stored,
+        written_at,
+        codec.FORMAT,
+    )
+    return (snapshot_id(snapshot.name), *columns, codec.digest(*columns))
+
+
+def read_snapshot(row: Row) -> SnapshotRow:
+    """Return a snapshot from its columns; a damaged one is marked, for the one before it."""
+    try:
+        _check_seal(row, "snapshot", _shown(row[0]))
+    except DamagedError:
+        sequence = row[2] if isinstance(row[2], int) else 0
+        return SnapshotRow(_shown(row[0]), "", sequence, 0, "raw", b"", 0.0, intact=False)
+    name, stream, sequence, size, encoding, stored, written_at = row[:7]
+    return SnapshotRow(
+        bytes(name).decode(),
+        bytes(stream).decode(),
+        sequence,
+        size,
+        encoding,
+        bytes(stored),
+        written_at,
+        intact=True,
+    )
+
+
+def outcome_row(
+    number: int, epoch: int, position: int, unit_ids: Iterable[bytes], committed_at: float
+) -> Row:
+    """Return the outcome of a transaction as parameters."""
+    columns = (number, epoch, position, b"".join(unit_ids), committed_at)
+    return (*columns, codec.digest(*columns))
+
+
+def check_outcome(row: Row) -> None:
+    """
+    Check the outcome of a transaction.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    _check_seal(row, "outcome", str(row[0]))
+
+
+def _check_seal(row: Row, what: str, name: str) -> None:
+    """Check a row whose last column is the digest of all others."""
+    try:
+        intact = codec.digest(*row[:-1]) == row[-1]
+    except (TypeError, ValueError):
+        intact = False
+    if not intact:
+        raise _damaged(what, name)
+
+
+def _damaged(what: str, name: str) -> DamagedError:
+    return DamagedError(what=what, name=name, reason="stored bytes and digest differ")
+
+
+def _shown(name: object) -> str:
+    return bytes(name).decode(errors="replace") if isinstance(name, bytes) else repr(name)
+
+
+def _shown_hex(content: object) -> str:
+    return bytes(content).hex() if isinstance(content, bytes) else repr(content)

@@ -1,0 +1,57 @@
+-- Blobs: immutable bytes by their SHA-256. Snapshots: bytes by name and sequence.
+
+-- name: put_blobs rows
+INSERT INTO blob (content, size, encoding, stored, written_at, format, digest)
+VALUES (:content, :size, :encoding, :stored, :written_at, :format, :digest)
+ON CONFLICT (content) DO NOTHING;
+
+-- name: drop_blobs
+DELETE FROM blob
+WHERE  content IN (SELECT value FROM carray(:contents));
+
+-- name: read_blob
+SELECT content, size, encoding, stored, written_at, format, digest
+FROM   blob
+WHERE  content = :content;
+
+-- name: scan_blobs
+SELECT   content, size, encoding, stored, written_at, format, digest
+FROM     blob
+WHERE    content > :after
+ORDER BY content
+LIMIT    :limit;
+
+-- name: put_snapshots rows
+INSERT INTO snapshot (id, name, stream, sequence, size, encoding, stored, written_at, format, digest)
+VALUES (:id, :name, :stream, :sequence, :size, :encoding, :stored, :written_at, :format, :digest)
+ON CONFLICT (id, sequence) DO UPDATE
+SET    stream     = excluded.stream,
+       size       = excluded.size,
+       encoding   = excluded.encoding,
+       stored     = excluded.stored,
+       written_at = excluded.written_at,
+       format     = excluded.format,
+       digest     = excluded.digest;
+
+-- name: trim_snapshots
+DELETE FROM snapshot
+WHERE  id = :id
+       AND sequence NOT IN (SELECT   newest.sequence
+                            FROM     snapshot AS newest
+                            WHERE    newest.id = :id
+                            ORDER BY newest.sequence DESC
+                            LIMIT    :keep);
+
+-- name: read_snapshots
+SELECT   name, stream, sequence, size, encoding, stored, written_at, format, digest
+FROM     snapshot
+WHERE    id = :id
+ORDER BY sequence DESC
+LIMIT    :limit;
+
+-- name: scan_snapshots
+SELECT   id, name, stream, sequence, size, encoding, stored, written_at, format, digest
+FROM     snapshot
+WHERE    (id, sequence) > (:after, :after_sequence)
+ORDER BY id, sequence
+LIMIT    :limit;

@@ -1,0 +1,178 @@
+"""
+An SQLite connection that runs named statements, set up so that its promises hold.
+
+WAL, synchronous=FULL and `psow=0`: each is read back after it was set, because SQLite ignores
+a setting it does not like. Errors of the library become Holdfast's here, once.
+"""
+
+import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import apsw
+
+from holdfast.core.errors import (
+    DamagedError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    UnsafeStoreError,
+)
+from holdfast.store import rows
+from holdfast.store.sql import statements
+
+# 3.7.0 to 3.51.2 can damage a database when a checkpoint and a write of two connections meet
+# (fixed in 3.51.3, and in 3.50.7 and 3.44.6): https://www.sqlite.org/releaselog/3_51_3.html
+_FIXED: Final = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
+# Sizes of sets for which a statement is prepared; a set of any size is a few of them.
+_CHUNKS: Final = (512, 64, 8, 1)
+_VALUES_MAX: Final = 32_000
+
+
+class SqliteConnection:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, target: str, *, writable: bool, vfs: str, busy_wait: float) -> None:
+        """
+        Open a connection.
+
+        Args:
+            target: a file, or `:memory:`.
+            writable: may write, and create the file.
+            vfs: name of the VFS, or "" for the default.
+            busy_wait: seconds to wait for another process's transaction.
+
+        Raises:
+            StoreRefusedError: the file cannot be opened.
+        """
+        flags = apsw.SQLITE_OPEN_URI | (
+            apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+            if writable
+            else apsw.SQLITE_OPEN_READONLY
+        )
+        name = target if target == ":memory:" else f"file:{quote(target)}?psow=0"
+        self._statements = statements("sqlite")
+        self._repeated: dict[tuple[str, int], str] = {}
+        self.target = target
+        with self.mapped():
+            self.raw = apsw.Connection(
+                name, flags=flags, vfs=vfs or None, statementcachesize=128
+            )
+            self.raw.set_busy_timeout(round(busy_wait * 1000))
+            self.raw.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
+
+    def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
+        """Run a query; a list parameter is an array of byte strings."""
+        bound: dict[str, Any] = {
+            key: apsw.carray(tuple(value)) if isinstance(value, list) else value
+            for key, value in parameters.items()
+        }
+        with self.mapped():
+            return self.raw.execute(self._statements[name].text, bound).fetchall()
+
+    def run(self, name: str, /, **parameters: Any) -> None:
+        """Run a statement."""
+        self.fetch(name, **parameters)
+
+    def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
+        """Run a statement over a set of rows, many rows to a step."""
+        start = 0
+        width = len(values[0])
+        with self.mapped():
+            while start < len(values):
+                size = _chunk(len(values) - start, width)
+                part = values[start : start + size]
+                self.raw.execute(self._repeat(name, size), tuple(chain.from_iterable(part)))
+                start += size
+
+    def pragma(self, name: str, value: object = None) -> Any:
+        """Read or set a pragma and return what SQLite says it is."""
+        with self.mapped():
+            return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
+
+    def script(self, sql: str) -> None:
+        """Run one statement that is not in a file: transaction control and migrations."""
+        with self.mapped():
+            self.raw.execute(sql)
+
+    def make_durable(self) -> None:
+        """
+        Turn on WAL and synchronous=FULL, and check that they and psow=0 are in force.
+
+        Raises:
+            UnsafeStoreError: SQLite kept another setting.
+        """
+        self._demand("journal_mode", self.pragma("journal_mode", "wal"), "wal")
+        self.pragma("synchronous", 2)
+        self._demand("synchronous", self.pragma("synchronous"), 2)
+        asked = ctypes.c_int(-1)  # A negative value asks instead of setting.
+        address = ctypes.addressof(asked)
+        if self.raw.file_control("main", apsw.SQLITE_FCNTL_POWERSAFE_OVERWRITE, address):
+            self._demand("psow", asked.value, 0)
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self.raw.close()
+
+    @contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn SQLite's errors into Holdfast's."""
+        try:
+            yield
+        except apsw.Error as error:
+            raise as_store_error(self.target, error) from error
+
+    def _repeat(self, name: str, size: int) -> str:
+        text = self._repeated.get((name, size))
+        if text is None:
+            text = self._repeated[name, size] = self._statements[name].repeated(size)
+        return text
+
+    def _demand(self, setting: str, found: object, needed: object) -> None:
+        if found != needed:
+            raise UnsafeStoreError(setting=setting, found=str(found), needed=repr(needed))
+
+
+def check_library(*, allow_unsafe: bool) -> str:
+    """
+    Return name and version of the SQLite library.
+
+    Raises:
+        UnsafeStoreError: it has the WAL-reset bug.
+    """
+    version = apsw.sqlite_lib_version()
+    found = tuple(int(part) for part in version.split("."))
+    fixed = found >= _FIXED[-1] or any(found[:2] == low[:2] and found >= low for low in _FIXED)
+    if not fixed and not allow_unsafe:
+        raise UnsafeStoreError(
+            setting="SQLite version", found=version, needed="3.51.3 or later (WAL-reset bug)"
+        )
+    return f"SQLite {version}"
+
+
+def as_store_error(target: str, error: apsw.Error) -> StoreError:
+    """Return Holdfast's error for one of SQLite's; its text holds no stored content."""
+    reason = apsw.mapping_extended_result_codes.get(
+        error.extendedresult, apsw.mapping_result_codes.get(error.result, "SQLITE_ERROR")
+    )
+    match error:
+        case apsw.BusyError() | apsw.LockedError():
+            return StoreBusyError(waited=0.0)
+        case apsw.FullError():
+            return StoreFullError(reason=str(reason))
+        case apsw.CorruptError() | apsw.NotADBError():
+            return DamagedError(what="database", name=Path(target).name, reason=str(reason))
+        case apsw.CantOpenError() | apsw.ReadOnlyError() | apsw.PermissionsError():
+            return StoreRefusedError(store=target, reason=f"it cannot be opened ({reason})")
+        case _:
+            return StoreUnavailableError(reason=f"{reason}: {type(error).__name__}")
+
+
+def _chunk(left: int, width: int) -> int:
+    return next(size for size in _CHUNKS if size <= left and size * width <= _VALUES_MAX)

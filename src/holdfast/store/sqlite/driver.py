@@ -1,0 +1,386 @@
+"""
+The SQLite driver.
+
+One connection writes, in the thread that commits; a few read-only connections serve readers.
+Every commit is synced (WAL, synchronous=FULL), and `psow=0` keeps a sector that is garbage
+after a power cut from taking the last acknowledged commit with it.
+
+What a batch loads is kept between batches as long as `PRAGMA data_version` says that no other
+connection has written. Statements that write take all their rows at once: a statement gives
+the interpreter lock away at each step, and with one row a step a busy event loop would let
+the writer do a few hundred rows a second.
+
+Invariants:
+- the main connection is the only one that writes and checkpoints in this process;
+- nothing is answered before COMMIT has returned; an error of COMMIT is `CommitFailed`;
+- positions and transaction numbers grow by the last outcome row, which is never trimmed;
+- a connection is never used in another process than the one that opened it;
+- before each commit the main file is still the inode that was opened.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import apsw
+
+from holdfast.core.errors import (
+    ClosedError,
+    ForkedError,
+    HoldfastError,
+    ReadOnlyError,
+    StoreError,
+    StoreFullError,
+)
+from holdfast.core.ids import unit_lower_bound
+from holdfast.core.unit import Unit
+from holdfast.core.world import World
+from holdfast.store.files import SystemFiles
+from holdfast.store.migrate import check, known, migrate
+from holdfast.store.options import Options
+from holdfast.store.owner import describe_owner
+from holdfast.store.port import (
+    Answer,
+    Changes,
+    CommitFailed,
+    Finding,
+    Opened,
+    Verdict,
+    commit_batch,
+)
+from holdfast.store.reader import Reader
+from holdfast.store.sqlite.connection import SqliteConnection, as_store_error, check_library
+from holdfast.store.sqlite.guard import APPLICATION_ID, Guard
+from holdfast.store.sqlite.transaction import Known, SqliteMigrator, SqliteTransaction
+from holdfast.store.verify import verify_rows
+
+LOOK_EVERY: Final = 0.01
+
+
+class SqliteDriver:
+    """Keeps units in one SQLite file, or in memory."""
+
+    def __init__(self, path: Path | None, options: Options, world: World) -> None:
+        """Take the main file (None for a store in memory) and the limits."""
+        self.location = "sqlite:///:memory:" if path is None else f"sqlite:///{path}"
+        self._options = options
+        self._world = world
+        self._files = SystemFiles(world.failpoints)
+        self._guard = (
+            None
+            if path is None
+            else Guard(path, self._files, world.failpoints, strict=options.strict)
+        )
+        self._target = ":memory:" if path is None else str(path)
+        self._main: SqliteConnection | None = None
+        self._watcher: SqliteConnection | None = None
+        self._readers: queue.LifoQueue[SqliteConnection] = queue.LifoQueue()
+        self._main_lock = threading.RLock()
+        self._interrupt = threading.Event()
+        self._known = Known()
+        self._watched_version = -1
+        self._watched_position = 0
+        self._log_pages = 0
+        self._pid = os.getpid()
+        self._inode: tuple[int, int] | None = None
+
+    def open(self) -> Opened:
+        """Guard, connect, check the mark, migrate, draw an incarnation."""
+        software = check_library(allow_unsafe=self._options.allow_unsafe)
+        try:
+            return self._open(software)
+        except StoreFullError:
+            # A full disk refuses even the log's index; the ballast makes room for one try.
+            self.close()
+            self.relieve()
+            return self._open(software)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, software: str) -> Opened:
+        alone = True
+        if self._guard is not None:
+            alone = self._guard.enter(
+                self._options.busy_wait, allow_unsafe=self._options.allow_unsafe
+            )
+        notes = self._connect(alone)
+        schema = self._bring_up_to_date()
+        if not self._options.read_only:
+            self._enter()
+            self._mark_start()
+        self._open_readers()
+        if self._guard is not None:
+            self._inode = self._guard.identity()
+            self._guard.open_gate()
+        self._world.failpoints.reach("boot.entered")
+        return Opened(
+            self._known.store_id,
+            self._known.incarnation,
+            self._known.epoch,
+            schema,
+            self._known.number,
+            alone,
+            software,
+            "memory" if self._guard is None else "synced",
+            tuple(notes),
+        )
+
+    def _connect(self, alone: bool) -> list[str]:
+        """Open the main connection and make sure that what is there is all there was."""
+        writable = not self._options.read_only
+        main = SqliteConnection(
+            self._target, writable=writable, vfs=self._world.vfs, busy_wait=self._options.busy_wait
+        )
+        self._main = main
+        # Until everything is checked, nothing may be moved from the log into the main file.
+        main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        notes: list[str] = []
+        if self._guard is not None:
+            notes = self._check_mark(main, self._guard)
+            if writable:
+                main.make_durable()
+                main.raw.wal_autocheckpoint(0)
+                main.raw.set_wal_hook(self._on_log)
+        self._world.failpoints.reach("boot.connected")
+        if self._guard is not None and writable and alone:
+            # What an unsynced log holds is in the page cache at best; this writes and syncs it.
+            with main.mapped():
+                main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
+        self._world.failpoints.reach("boot.checkpointed")
+        return notes
+
+    def _check_mark(self, main: SqliteConnection, guard: Guard) -> list[str]:
+        """
+        Compare the last transaction with the high-water mark.
+
+        Raises:
+            StoreRefusedError: the database is older than what was acknowledged.
+        """
+        self._read_store(main)
+        if not guard.mark.exists():
+            if not self._known.number:
+                return []
+            return ["no high-water mark was found, so an older copy would not be noticed"]
+        if not self._known.store_id:
+            raise guard.refuse("the main file holds no store, but its mark says there was one")
+        marked = guard.mark.read(self._known.store_id)
+        if marked is None:
+            raise guard.refuse("the mark beside it belongs to another store")
+        if marked > self._known.number:
+            raise guard.refuse(
+                f"it ends at transaction {self._known.number}, but {marked} was acknowledged; "
+                "it is an older copy, or its log was lost"
+            )
+        return []
+
+    def _read_store(self, main: SqliteConnection) -> None:
+        if SqliteMigrator(main, self._world).applied():
+            for (store_id,) in main.fetch("read_store"):
+                self._known.store_id = bytes(store_id)
+            self._known.read_last(main)
+
+    def _bring_up_to_date(self) -> int:
+        main = self._connection()
+        migrations = known("sqlite")
+        migrator = SqliteMigrator(main, self._world)
+        if self._options.read_only:
+            applied = migrator.applied()
+            with suppress(HoldfastError):
+                check(self.location, migrations, applied)
+            return len(applied)
+        if self._guard is not None and main.pragma("application_id") == 0:
+            main.pragma("application_id", APPLICATION_ID)
+        schema = migrate(self.location, migrator, migrations, self._world.failpoints)
+        self._world.failpoints.reach("boot.migrated")
+        return schema
+
+    def _enter(self) -> None:
+        """Leave a row that says which incarnation writes from now on."""
+        main, known, world = self._connection(), self._known, self._world
+        wall = world.clock.wall()
+        main.script("BEGIN IMMEDIATE")
+        self._read_store(main)
+        if not known.store_id:
+            known.store_id = world.ids.incarnation()
+            main.run("add_store", store_id=known.store_id, created_at=wall)
+        known.incarnation = world.ids.incarnation()
+        owner = describe_owner(world.clock)
+        row = main.fetch("add_incarnation", id=known.incarnation, owner=owner, opened_at=wall)
+        main.script("COMMIT")
+        known.epoch = row[0][0]
+
+    def _mark_start(self) -> None:
+        if self._guard is not None:
+            if not self._guard.mark.exists():
+                self._guard.mark.start(self._known.store_id, self._known.number)
+            self._guard.hold_ballast()
+
+    def _open_readers(self) -> None:
+        if self._guard is None:
+            return
+        for _ in range(self._options.readers):
+            self._readers.put(self._connect_reader())
+        self._watcher = self._connect_reader()
+        self._watched_position = self._known.position
+
+    def _connect_reader(self) -> SqliteConnection:
+        return SqliteConnection(
+            self._target,
+            writable=False,
+            vfs=self._world.vfs,
+            busy_wait=self._options.busy_wait,
+        )
+
+    def close(self) -> None:
+        """Bring the log home, say goodbye and release everything."""
+        main, self._main = self._main, None
+        watcher, self._watcher = self._watcher, None
+        if main is not None and self._known.epoch and os.getpid() == self._pid:
+            with suppress(StoreError, apsw.Error):
+                self._leave(main)
+        closing = [watcher, main]
+        while not self._readers.empty():
+            closing.insert(0, self._readers.get_nowait())
+        for connection in closing:
+            if connection is not None:
+                with suppress(apsw.Error):
+                    connection.close()
+        self._files.close()
+        if self._guard is not None:
+            self._guard.leave()
+        self._world.failpoints.reach("close.released")
+
+    def _leave(self, main: SqliteConnection) -> None:
+        main.run("close_incarnation", id=self._known.incarnation, closed_at=self._world.clock.wall())
+        if self._guard is not None:
+            main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self._world.failpoints.reach("close.checkpointed")
+
+    # Writing.
+
+    def commit(self, units: Sequence[Unit]) -> list[Answer]:
+        """
+        Commit a batch; called by one thread only.
+
+        Raises:
+            CommitFailed: COMMIT failed; whether it happened is unknown.
+            StoreError: nothing was written.
+        """
+        main = self._connection()
+        if self._options.read_only:
+            raise ReadOnlyError(store=self.location)
+        with self._main_lock:
+            transaction = SqliteTransaction(
+                main,
+                self._known,
+                self._guard,
+                self._inode,
+                self._world,
+                self._options.outcome_retention,
+            )
+            return commit_batch(transaction, units, self._world.failpoints)
+
+    def last_number(self) -> int:
+        """Return the number of the last transaction this opening has seen."""
+        return self._known.number
+
+    def outcome(self, unit_id: bytes) -> Verdict:
+        """Say whether a unit was committed; a transaction is visible once it is over."""
+        after = unit_lower_bound(unit_id)
+        with self.reading() as reader:
+            return reader.outcome(unit_id, after)
+
+    def tidy(self) -> None:
+        """
+        Write the log home when it has grown.
+
+        Raises:
+            CommitFailed: the log could not be synced into the main file.
+        """
+        if self._log_pages < self._options.checkpoint_pages:
+            return
+        self._log_pages = 0
+        try:
+            self._connection().raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except apsw.BusyError:
+            return  # Another process is at it; the log is looked at again after the next commit.
+        except apsw.Error as error:
+            raise CommitFailed(str(as_store_error(self.location, error))) from error
+
+    def relieve(self) -> None:
+        """Give the ballast back after the disk was full."""
+        if self._guard is not None:
+            with suppress(OSError):
+                self._guard.drop_ballast()
+
+    # Reading.
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """Lend a reader on a connection of its own; in memory there is only the main one."""
+        main = self._connection()
+        if self._guard is None:
+            with self._main_lock:
+                yield Reader(main.fetch)
+            return
+        connection = self._readers.get()
+        try:
+            yield Reader(connection.fetch)
+        finally:
+            self._readers.put(connection)
+
+    def wait_foreign(self, timeout: float) -> Changes:
+        """Look every few milliseconds whether another opening has committed."""
+        for _ in range(max(1, round(timeout / LOOK_EVERY))):
+            watcher = self._watcher
+            if watcher is not None and (changes := self._look(watcher)):
+                return changes
+            if self._interrupt.wait(LOOK_EVERY):
+                self._interrupt.clear()
+                break
+        return Changes()
+
+    def interrupt_wait(self) -> None:
+        """Make `wait_foreign` return soon."""
+        self._interrupt.set()
+
+    def verify(self) -> Iterator[Finding]:
+        """Read everything and yield what does not fit."""
+        with self.reading() as reader:
+            yield from verify_rows(reader)
+        with self._main_lock:
+            for (line,) in self._connection().raw.execute("PRAGMA integrity_check"):
+                if line != "ok":
+                    yield Finding("database", self.location, str(line))
+
+    def _look(self, watcher: SqliteConnection) -> Changes | None:
+        version = watcher.pragma("data_version")
+        if version == self._watched_version:
+            return None
+        self._watched_version = version
+        reader = Reader(watcher.fetch)
+        number = max((row[0] for row in watcher.fetch("last_outcome")), default=0)
+        foreign, self._known.foreign = self._known.foreign, False
+        if not foreign and number <= self._known.number:
+            return None
+        after, self._watched_position = self._watched_position, reader.horizon()
+        names = reader.changed_streams(after, self._watched_position)
+        return Changes(tuple(names), foreign=True)
+
+    def _on_log(self, connection: apsw.Connection, schema: str, pages: int) -> int:
+        """Note how long the log is; called by SQLite after each commit."""
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _connection(self) -> SqliteConnection:
+        if os.getpid() != self._pid:
+            raise ForkedError(opened_by=self._pid, used_by=os.getpid())
+        if self._main is None:
+            raise ClosedError(store=self.location)
+        return self._main

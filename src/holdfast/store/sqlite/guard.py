@@ -1,0 +1,252 @@
+"""
+What is checked before an SQLite store is opened, and what is held while it is.
+
+SQLite trusts what it finds: an empty main file is an empty database, and the log beside it,
+which may hold everything, is then deleted. So the guard looks first, and refuses.
+
+    agent.db            main file
+    agent.db-wal        write-ahead log, SQLite's
+    agent.db-holdfast/  ours: gate, life, mark, ballast, kept/
+
+Order of an opening:
+
+1. take the *gate* (exclusive): one opening at a time looks and decides;
+2. try the *life* lock exclusively. It is held shared by every process that has the store
+   open. If we get it, nobody else has it open, and we may read the files ourselves. If not,
+   the others have looked already, and we must not touch the files: opening and closing them
+   in a process that uses the database drops SQLite's locks;
+3. alone: look at the main file and the log, refuse or go on;
+4. hold the life lock shared, release the gate once the store is open.
+
+Locks are `flock` on files of our own: they end with the process, also when it is killed, and
+no process id is written anywhere.
+
+Refusing leaves the files as they are and keeps a copy of them under `kept/`, so that nothing
+that is tried later can make it worse.
+
+Invariants: the guard never writes to the database files; it never opens them while anyone,
+this process included, has the store open; it never lets a store begin afresh where a mark or
+a log says that there was one.
+"""
+
+import fcntl
+import os
+import shutil
+import threading
+from pathlib import Path
+from typing import Final
+
+from holdfast.core.errors import StoreBusyError, StoreRefusedError, UnsafeStoreError
+from holdfast.core.failpoint import Failpoints
+from holdfast.store.files import Files, remove_leftovers
+from holdfast.store.sqlite.mark import Mark
+from holdfast.store.sqlite.wal import HEADER_BYTES, examine
+
+APPLICATION_ID: Final = 0x484F4C44
+BALLAST_BYTES: Final = 256 * 1024
+_LOOK_AGAIN: Final = 0.02
+_SQLITE_MAGIC: Final = b"SQLite format 3\0"
+_NETWORK: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
+)
+
+
+class Guard:
+    """The locks and the small files of one SQLite store."""
+
+    def __init__(self, path: Path, files: Files, failpoints: Failpoints, *, strict: bool) -> None:
+        """
+        Take the store's path.
+
+        Args:
+            path: the main file, absolute.
+            files: how small files are written.
+            failpoints: places for tests.
+            strict: sync the mark with each commit.
+        """
+        self.path = path
+        self.wal = path.with_name(path.name + "-wal")
+        self.folder = path.with_name(path.name + "-holdfast")
+        self.mark = Mark(self.folder / "mark", files, sync=strict)
+        self._ballast = self.folder / "ballast"
+        self._files = files
+        self._failpoints = failpoints
+        self._gate = -1
+        self._life = -1
+
+    def enter(self, wait: float, *, allow_unsafe: bool) -> bool:
+        """
+        Take the gate and the life lock, and look at the files if nobody has the store open.
+
+        Args:
+            wait: seconds to wait for another opening.
+            allow_unsafe: accept a network file system.
+
+        Returns:
+            Whether this is the only opening right now.
+
+        Raises:
+            StoreBusyError: another opening held the gate for the whole wait.
+            StoreRefusedError: the files are not what was left behind.
+            UnsafeStoreError: the file system gives no working locks.
+        """
+        self._check_place(allow_unsafe=allow_unsafe)
+        self._files.make_folder(self.folder)
+        self._gate = self._lock_file("gate")
+        _lock_within(self._gate, wait)
+        self._life = self._lock_file("life")
+        alone = _try_lock(self._life, fcntl.LOCK_EX)
+        self._failpoints.reach("boot.locked")
+        if alone:
+            remove_leftovers(self.path)
+            self._look()
+        fcntl.flock(self._life, fcntl.LOCK_SH)
+        self._failpoints.reach("boot.guarded")
+        return alone
+
+    def open_gate(self) -> None:
+        """Let the next opening look; called when this one is done."""
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    def leave(self) -> None:
+        """Release every lock; called after the last connection is closed."""
+        self.open_gate()
+        if self._life >= 0:
+            os.close(self._life)
+            self._life = -1
+
+    def identity(self) -> tuple[int, int] | None:
+        """Return device and inode of the main file; `stat` opens nothing."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def hold_ballast(self) -> bool:
+        """Keep some space that a full disk can be given back; return whether it is there."""
+        if self._ballast.exists():
+            return True
+        try:
+            self._files.replace(self._ballast, os.urandom(BALLAST_BYTES))
+        except OSError:
+            return False
+        return True
+
+    def drop_ballast(self) -> None:
+        """Give the space back, so that recovery and deletion work on a full disk."""
+        self._files.remove(self._ballast)
+
+    def refuse(self, reason: str) -> StoreRefusedError:
+        """Keep a copy of the files as found and return the error to raise."""
+        return StoreRefusedError(store=str(self.path), reason=reason, report=self._keep_copy())
+
+    def _look(self) -> None:
+        size = self.path.stat().st_size if self.path.exists() else 0
+        log = self.wal.stat().st_size if self.wal.exists() else 0
+        if size == 0:
+            state = "is empty" if self.path.exists() else "is missing"
+            if log > HEADER_BYTES:
+                raise self.refuse(f"the main file {state}, but its log holds {log} bytes")
+            if self.mark.exists():
+                raise self.refuse(f"the main file {state}, but its mark says there was a store")
+            return
+        self._look_at_main(size, log)
+        if log:
+            self._look_at_log()
+
+    def _look_at_main(self, size: int, log: int) -> None:
+        with self.path.open("rb") as file:
+            head = file.read(100)
+        if head[:16] != _SQLITE_MAGIC:
+            raise self.refuse("the main file does not begin as an SQLite database")
+        application = int.from_bytes(head[68:72], "big")
+        if application not in (0, APPLICATION_ID):
+            raise self.refuse(f"application id {application:#x} belongs to another program")
+        page = int.from_bytes(head[16:18], "big")
+        pages = int.from_bytes(head[28:32], "big")
+        needed = pages * (65536 if page == 1 else page)
+        if log == 0 and size < needed:
+            raise self.refuse(f"the main file was cut: {size} of {needed} bytes are there")
+
+    def _look_at_log(self) -> None:
+        with self.wal.open("rb") as file:
+            verdict = examine(file)
+        if verdict.damaged_frame is not None:
+            raise self.refuse(
+                f"the log is damaged at frame {verdict.damaged_frame}: frames up to "
+                f"{verdict.proven_by} were synced, {verdict.frames} of them verify"
+            )
+
+    def _keep_copy(self) -> str:
+        kept = self.folder / "kept"
+        try:
+            self._files.make_folder(kept)
+            number = 1 + sum(1 for _ in kept.iterdir())
+            target = kept / f"refused-{number:04d}"
+            self._files.make_folder(target)
+            for source in (self.path, self.wal, self.folder / "mark"):
+                if source.exists():
+                    shutil.copy2(source, target / source.name)
+        except OSError as error:
+            return f"The files were not changed; a copy could not be kept ({error.strerror})"
+        return f"The files were not changed; a copy is in {target}"
+
+    def _lock_file(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        return os.open(self.folder / name, flags, 0o600)
+
+    def _check_place(self, *, allow_unsafe: bool) -> None:
+        folder = self.path.parent
+        if not folder.is_dir():
+            raise self._unopened(f"the folder {folder} does not exist; create it first")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise self._unopened(f"the folder {folder} cannot be written")
+        system = file_system(folder)
+        if system in _NETWORK and not allow_unsafe:
+            raise UnsafeStoreError(
+                setting=f"file system of {folder}", found=system, needed="a local one with locks"
+            )
+
+    def _unopened(self, reason: str) -> StoreRefusedError:
+        return StoreRefusedError(store=str(self.path), reason=reason)
+
+
+def file_system(folder: Path) -> str:
+    """Return the type of the file system a folder is on, or "unknown"."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    best, kind = "", "unknown"
+    for line in mounts:
+        _, point, name, *_ = line.split(" ")
+        point = point.encode().decode("unicode_escape")
+        inside = str(folder) == point or str(folder).startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, name
+    return kind
+
+
+def _try_lock(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UnsafeStoreError(
+            setting="flock", found=error.strerror or str(error), needed="a file system with locks"
+        ) from error
+    return True
+
+
+def _lock_within(descriptor: int, wait: float) -> None:
+    """Take an exclusive lock, looking again every few milliseconds; `flock` has no limit."""
+    pause = threading.Event()
+    for _ in range(max(1, round(wait / _LOOK_AGAIN))):
+        if _try_lock(descriptor, fcntl.LOCK_EX):
+            return
+        pause.wait(_LOOK_AGAIN)
+    raise StoreBusyError(waited=wait)

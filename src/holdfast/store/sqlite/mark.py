@@ -1,0 +1,65 @@
+"""
+The high-water mark: a few bytes beside the database that remember how far it had come.
+
+SQLite opens an older or emptied database without a word. The mark holds the number of the
+last acknowledged transaction, so that a database behind it is refused.
+
+Two slots, 4 KiB apart, are written in turn, so that a power cut can spoil only one of them:
+
+    offset 0     number (8 bytes) | check (8 bytes)      even numbers
+    offset 4096  number (8 bytes) | check (8 bytes)      odd numbers
+
+The check is a digest of the store's id and the number: a mark of another store never fits.
+
+Invariants: the mark is written after the commit it names, so it is never ahead of the truth;
+without `sync` it survives every kill and is behind after a power cut by at most what the
+operating system had not written back; with `sync` it is never behind an acknowledgement.
+"""
+
+from hashlib import blake2b
+from pathlib import Path
+
+from holdfast.store.files import Files
+
+SLOT_BYTES = 16
+SLOT_DISTANCE = 4096
+
+
+class Mark:
+    """The mark of one store."""
+
+    def __init__(self, path: Path, files: Files, *, sync: bool) -> None:
+        """Take where the mark is, how files are written, and whether each write is synced."""
+        self._path = path
+        self._files = files
+        self._sync = sync
+
+    def exists(self) -> bool:
+        """Return whether a mark was ever written here."""
+        return bool(self._files.read(self._path))
+
+    def read(self, store_id: bytes) -> int | None:
+        """Return the highest number marked for this store, or None if no slot fits it."""
+        data = self._files.read(self._path) or b""
+        slots = (data[offset : offset + SLOT_BYTES] for offset in (0, SLOT_DISTANCE))
+        numbers = [int.from_bytes(slot[:8], "big") for slot in slots if _fits(slot, store_id)]
+        return max(numbers, default=None)
+
+    def start(self, store_id: bytes, number: int) -> None:
+        """Write both slots and sync them; done once, before the first acknowledgement."""
+        for offset in (0, SLOT_DISTANCE):
+            self._files.write_at(self._path, offset, _slot(store_id, number), sync=True)
+
+    def write(self, store_id: bytes, number: int) -> None:
+        """Remember that this transaction was committed."""
+        offset = SLOT_DISTANCE * (number % 2)
+        self._files.write_at(self._path, offset, _slot(store_id, number), sync=self._sync)
+
+
+def _slot(store_id: bytes, number: int) -> bytes:
+    encoded = number.to_bytes(8, "big")
+    return encoded + blake2b(store_id + encoded, digest_size=8).digest()
+
+
+def _fits(slot: bytes, store_id: bytes) -> bool:
+    return len(slot) == SLOT_BYTES and slot == _slot(store_id, int.from_bytes(slot[:8], "big"))

@@ -1,0 +1,176 @@
+"""
+The store as the runtime sees it: commit a unit, read, wait for more.
+
+One object over a driver and its writer thread. Everything that waits is an `await`; blocking
+reads run in a small pool of threads. A read that many followers ask for at the same moment is
+done once.
+
+Invariants: nothing is accepted before `open` returned and after `close` began; reads see only
+what is committed; `outcome` answers only when the unit cannot be under way any more.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import msgspec
+
+from holdfast.core.errors import ClosedError, InvalidValueError, OutcomeForgottenError
+from holdfast.core.event import EventRow, Head
+from holdfast.core.ids import UNIT_ID_BYTES
+from holdfast.core.unit import Committed, Unit
+from holdfast.core.world import World
+from holdfast.store.options import Options
+from holdfast.store.port import Answer, Changes, Driver, Finding, Opened, Reads
+from holdfast.store.wake import Wakes
+from holdfast.store.writer import Writer
+
+T = TypeVar("T")
+Page = tuple[Head | None, list[EventRow]]
+
+
+class Store:
+    """An opened store."""
+
+    def __init__(self, driver: Driver, options: Options, world: World) -> None:
+        """Take a driver that is not opened yet."""
+        self.driver = driver
+        self.options = options
+        self.world = world
+        self.wakes = Wakes()
+        self.opened: Opened | None = None
+        self._writer = Writer(driver, options, world.failpoints, self._on_commit)
+        self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
+        self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
+        self._closed = False
+
+    async def open(self) -> Opened:
+        """
+        Open the driver and start the writer.
+
+        Raises:
+            StoreError: the store is refused, damaged, newer, locked or unsafe.
+        """
+        try:
+            self.opened = await self.blocking(self.driver.open)
+        except BaseException:
+            self._threads.shutdown(wait=False)
+            raise
+        self._writer.start()
+        return self.opened
+
+    async def close(self) -> None:
+        """Commit what is queued, wake everybody who waits, release the store."""
+        if self._closed:
+            return
+        self._closed = True
+        self.driver.interrupt_wait()
+        await self.blocking(self._writer.stop)
+        self.wakes.wake_all()
+        await self.blocking(self.driver.close)
+        self._threads.shutdown(wait=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` began."""
+        return self._closed
+
+    @property
+    def poisoned(self) -> str | None:
+        """Why the store stopped, or None."""
+        return self._writer.poisoned
+
+    def unit_id(self) -> bytes:
+        """Return a fresh unit id, to be remembered before the unit is submitted."""
+        return self.world.ids.unit(self.driver.last_number())
+
+    async def commit(self, unit: Unit) -> Committed:
+        """
+        Commit a unit; when this returns, it is durable.
+
+        Raises:
+            HoldfastError: refused, not written, or `OutcomeUnknownError`.
+        """
+        if not unit.id:
+            unit = Unit(unit.writes, unit.expects, self.unit_id())
+        elif len(unit.id) != UNIT_ID_BYTES:
+            raise InvalidValueError(what="unit id", reason=f"has {len(unit.id)} bytes, not 16")
+        return await self._writer.submit(unit)
+
+    async def committed(self, unit_id: bytes) -> bool:
+        """
+        Return whether a unit was committed, once that cannot change any more.
+
+        Raises:
+            OutcomeForgottenError: its outcome is not kept any more.
+        """
+        if self._writer.poisoned is None:
+            await self._writer.barrier()
+        verdict = await self.blocking(lambda: self.driver.outcome(unit_id))
+        if verdict == "forgotten":
+            raise OutcomeForgottenError(unit_id=unit_id.hex())
+        return verdict == "committed"
+
+    async def barrier(self) -> None:
+        """Wait until every unit submitted before has its answer."""
+        await self._writer.barrier()
+
+    async def read(self, what: Callable[[Reads], T]) -> T:
+        """Run a read in a reader thread."""
+        return await self._start(lambda: self._lend(what))
+
+    async def events(self, stream: str, after: int, limit: int) -> Page:
+        """
+        Return a stream's head and a page behind `after`; equal reads under way are shared.
+
+        Raises:
+            TooOldError: retention removed events behind `after`.
+            DamagedError: the event at `after` + 1 is damaged.
+        """
+        # A read that began at this count sees every commit anybody was woken for, so a
+        # follower may join it without missing one.
+        key = (stream, after, limit, self.wakes.count)
+        page = self._pages.get(key)
+        if page is None or page.get_loop() is not asyncio.get_running_loop():
+            page = self._start(lambda: self._lend(lambda reader: reader.events(stream, after, limit)))
+            self._pages[key] = page
+            page.add_done_callback(lambda done: self._drop_page(key, done))
+        return await asyncio.shield(page)
+
+    def _drop_page(self, key: tuple[str, int, int, int], done: asyncio.Future[Page]) -> None:
+        self._pages.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # Read once, so that a page nobody waits for any more is not logged.
+
+    async def wait_foreign(self, timeout: float) -> Changes:
+        """Wait for commits of other openings and wake whom they concern."""
+        changes = await self.blocking(lambda: self.driver.wait_foreign(timeout))
+        if changes.streams:
+            self.wakes.wake(changes.streams)
+        return changes
+
+    async def verify(self) -> list[Finding]:
+        """Read everything and return what does not fit."""
+        return await self.blocking(lambda: list(self.driver.verify()))
+
+    async def blocking(self, function: Callable[[], T]) -> T:
+        """Run a blocking function in one of the store's threads."""
+        return await self._start(function)
+
+    def _start(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._threads, function)
+        except RuntimeError as error:
+            if self._closed:
+                raise ClosedError(store=self.driver.location) from error
+            raise
+
+    def _lend(self, what: Callable[[Reads], T]) -> T:
+        with self.driver.reading() as reader:
+            return what(reader)
+
+    def _on_commit(self, answers: Sequence[Answer]) -> None:
+        """Wake followers of what was appended; runs in the writer's thread."""
+        committed = (answer for answer in answers if isinstance(answer, Committed))
+        self.wakes.wake({stream for answer in committed for stream in answer.streams})

@@ -1,0 +1,291 @@
+"""
+Group commit: one thread, one transaction at a time, every waiting unit in it.
+
+    caller (any loop)                    writer thread
+    -----------------                    -------------
+    submit(unit) -> future  ---queue-->  take all that wait, up to the batch limits
+    await future                         load, decide, write, COMMIT (one sync)
+         ^                               |
+         +------ one wake-up per loop ---+   answers, only after COMMIT returned
+
+A commit costs a sync of the disk, whatever is in it. While one is under way, units gather, and
+the next transaction takes them all: one caller gets a sync per unit, a thousand callers share
+one. Nothing waits on purpose; a lone unit is committed at once.
+
+What a caller knows:
+
+- An answer: it is durable. A refusal (conflict, fence, ...): nothing of the unit was written,
+  and what the refusal is based on is durable too.
+- `StoreError` before COMMIT (disk full, another writer too long): nothing was written.
+- `OutcomeUnknownError`: COMMIT failed. A failed sync may have written everything, and a second
+  sync proves nothing. The writer stops for good (*poisoned*): everything that waits gets
+  `PoisonedError` (never taken, so nothing was written). After reopening, `outcome(unit_id)`
+  tells which it was.
+- Cancelled while waiting: a unit that was not taken yet is dropped. One that was taken is
+  committed with its batch; `outcome(unit_id)` waits for the batch and tells.
+
+Back-pressure: the queue is bounded in units and bytes. A caller that finds it full waits its
+turn up to a limit, then gets `QueueFullError`; nothing was accepted.
+
+Invariants: units are taken in the order of submission; an answer leaves only after COMMIT
+returned; after poisoning nothing is taken any more; every accepted unit gets exactly one
+answer; the bounds count what is queued, not what is being committed.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+from holdfast.core.errors import (
+    ClosedError,
+    HoldfastError,
+    OutcomeUnknownError,
+    PoisonedError,
+    QueueFullError,
+    StoreError,
+    UnexpectedError,
+)
+from holdfast.core.failpoint import Failpoints
+from holdfast.core.unit import Committed, Unit, size_bytes
+from holdfast.store.options import Options
+from holdfast.store.port import Answer, CommitFailed, Driver
+
+FULL: Final = "SQLITE_FULL"
+Loop = asyncio.AbstractEventLoop
+T = TypeVar("T")
+
+
+class Entry:
+    """A unit on its way, or (without one) a barrier: who waits, and how much room it takes."""
+
+    __slots__ = ("future", "loop", "size", "unit")
+
+    def __init__(self, unit: Unit | None, size: int, loop: Loop) -> None:
+        """Remember the unit; its future belongs to the caller's loop."""
+        self.unit = unit
+        self.size = size
+        self.loop = loop
+        self.future: asyncio.Future[Committed] = loop.create_future()
+
+
+class Writer:
+    """The queue and the thread behind it."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        options: Options,
+        failpoints: Failpoints,
+        on_commit: Callable[[Sequence[Answer]], None],
+    ) -> None:
+        """
+        Take the driver that commits.
+
+        Args:
+            driver: an opened driver.
+            options: limits of the queue and of a batch.
+            failpoints: places for tests.
+            on_commit: called in the writer's thread with the answers of each batch, before
+                they are given out; wakes followers.
+        """
+        self._driver = driver
+        self._options = options
+        self._failpoints = failpoints
+        self._on_commit = on_commit
+        self._queue: deque[Entry] = deque()
+        self._bytes = 0
+        self._wake = threading.Condition()
+        self._idle = False
+        self._closing = False
+        self._rooms: list[tuple[asyncio.Future[None], Loop]] = []
+        self.poisoned: str | None = None
+        self._thread = threading.Thread(target=self._run, name="holdfast-writer", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    async def submit(self, unit: Unit) -> Committed:
+        """
+        Queue a unit and wait until it is durable.
+
+        Raises:
+            QueueFullError: no room within the wait limit.
+            PoisonedError: an earlier commit failed.
+            ClosedError: the store is closing.
+            OutcomeUnknownError: this unit's commit failed.
+            HoldfastError: the unit was refused.
+        """
+        entry = Entry(unit, size_bytes(unit), asyncio.get_running_loop())
+        room = self._offer(entry)
+        if room is not None:
+            await self._wait_for_room(entry, room)
+        return await entry.future
+
+    async def barrier(self) -> None:
+        """Wait until everything queued before this call has its answer."""
+        entry = Entry(None, 0, asyncio.get_running_loop())
+        with self._wake:
+            if self._closing:
+                return
+            self._queue.append(entry)
+            self._wake.notify()
+        await entry.future
+
+    def stop(self) -> None:
+        """Commit what is queued, then end the thread; blocks until it ended."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # The caller's side.
+
+    def _offer(self, entry: Entry) -> asyncio.Future[None] | None:
+        """Queue an entry, or return what is done when there may be room."""
+        with self._wake:
+            self._check_open()
+            options = self._options
+            full = (
+                len(self._queue) >= options.queue_items
+                or self._bytes + entry.size > options.queue_bytes
+            )
+            # A unit larger than the whole bound still passes alone, or it could never pass.
+            if full and self._queue:
+                room: asyncio.Future[None] = entry.loop.create_future()
+                self._rooms.append((room, entry.loop))
+                return room
+            self._queue.append(entry)
+            self._bytes += entry.size
+            if self._idle:
+                self._wake.notify()
+        return None
+
+    async def _wait_for_room(self, entry: Entry, room: asyncio.Future[None] | None) -> None:
+        try:
+            async with asyncio.timeout(self._options.queue_wait):
+                while room is not None:
+                    await room
+                    room = self._offer(entry)
+        except TimeoutError:
+            raise QueueFullError(
+                items=len(self._queue), size_bytes=self._bytes, waited=self._options.queue_wait
+            ) from None
+
+    def _check_open(self) -> None:
+        if self.poisoned is not None:
+            raise PoisonedError(reason=self.poisoned)
+        if self._closing:
+            raise ClosedError(store=self._driver.location)
+
+    # The writer's side.
+
+    def _run(self) -> None:
+        while (batch := self._take()) is not None:
+            self._commit(batch)
+
+    def _take(self) -> list[Entry] | None:
+        """Wait for work; return a batch, or None when closing with nothing left."""
+        with self._wake:
+            while not self._queue:
+                if self._closing:
+                    return None
+                self._idle = True
+                self._wake.wait()
+                self._idle = False
+            batch: list[Entry] = []
+            size = 0
+            while self._queue and len(batch) < self._options.batch_units:
+                size += self._queue[0].size
+                if batch and size > self._options.batch_bytes:
+                    break
+                batch.append(self._queue.popleft())
+            self._bytes -= sum(entry.size for entry in batch)
+            rooms, self._rooms = self._rooms, []
+        for room, loop in rooms:
+            _call(loop, _finish, room)
+        return batch
+
+    def _commit(self, batch: list[Entry]) -> None:
+        """Commit what was not cancelled before it was taken, then answer."""
+        units = [entry for entry in batch if entry.unit and not entry.future.cancelled()]
+        if units:
+            self._failpoints.reach("commit.taken")
+            answers = self._decide(units)
+            self._on_commit(answers)
+            _answer(units, answers)
+            self._failpoints.reach("commit.answered")
+        barriers = [entry for entry in batch if entry.unit is None]
+        _answer(barriers, [Committed(b"")] * len(barriers))
+        self._tidy()
+
+    def _decide(self, entries: list[Entry]) -> list[Answer]:
+        """Commit a batch; whatever goes wrong becomes an answer for each unit."""
+        if self.poisoned is not None:
+            return [PoisonedError(reason=self.poisoned) for _ in entries]
+        units = [entry.unit for entry in entries if entry.unit]
+        try:
+            return self._driver.commit(units)
+        except CommitFailed as error:
+            self._poison(str(error))
+            return [OutcomeUnknownError(unit_id=unit.id.hex(), reason=str(error)) for unit in units]
+        except HoldfastError as error:
+            return [error.fresh() for _ in entries]
+        except Exception as error:
+            # A fault of ours, or a unit nobody expected. Nothing was written; one by one, the
+            # unit at fault takes only itself down.
+            if len(entries) > 1:
+                return [self._decide([entry])[0] for entry in entries]
+            unexpected = UnexpectedError(reason=type(error).__name__)
+            unexpected.__cause__ = error
+            return [unexpected]
+
+    def _tidy(self) -> None:
+        if self.poisoned is None:
+            try:
+                self._driver.tidy()
+            except CommitFailed as error:
+                self._poison(str(error))
+            except StoreError:
+                return  # Looked at again after the next batch.
+
+    def _poison(self, reason: str) -> None:
+        with self._wake:
+            self.poisoned = reason
+        if FULL in reason:
+            self._driver.relieve()
+
+
+def _answer(batch: Sequence[Entry], answers: Sequence[Answer]) -> None:
+    """Hand answers to their loops, waking each loop once."""
+    by_loop: dict[Loop, list[tuple[asyncio.Future[Committed], Answer]]] = {}
+    for entry, answer in zip(batch, answers, strict=True):
+        by_loop.setdefault(entry.loop, []).append((entry.future, answer))
+    for loop, pairs in by_loop.items():
+        _call(loop, _settle, pairs)
+
+
+def _settle(pairs: Iterable[tuple[asyncio.Future[Committed], Answer]]) -> None:
+    for future, answer in pairs:
+        if future.done():
+            continue
+        if isinstance(answer, HoldfastError):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _call(loop: Loop, function: Callable[[T], None], argument: T) -> None:
+    """Run something on a loop; a loop that was closed has nobody waiting any more."""
+    try:
+        loop.call_soon_threadsafe(function, argument)
+    except RuntimeError:
+        return
