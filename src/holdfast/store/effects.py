@@ -10,13 +10,17 @@ raises `Again`, and the batch is decided anew.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.event import stream_id
 from holdfast.store import rows
+
+
+TRIM_EVERY: Final = 256
+TRIM_ROWS: Final = 512
 
 
 class Connection(Protocol):
@@ -39,18 +43,18 @@ def load(connection: Connection, wanted: Needs, state: State) -> None:
     """Load into `state` what is wanted and not there yet; what is absent becomes None."""
     if missing := [name for name in wanted.streams if name not in state.heads]:
         state.heads.update(dict.fromkeys(missing))
-        for row in connection.fetch("load_heads", ids=sorted(map(stream_id, missing))):
+        for row in connection.fetch("lock_heads", ids=sorted(map(stream_id, missing))):
             head = rows.read_head(row)
             state.heads[head.name] = head
     if lost := [key for key in wanted.records if key not in state.records]:
         state.records.update(dict.fromkeys(lost))
         ids = sorted(rows.record_id(kind, key) for kind, key in lost)
-        for row in connection.fetch("load_records", ids=ids):
+        for row in connection.fetch("lock_records", ids=ids):
             record = rows.read_record(row)
             state.records[record.kind, record.key] = record
     if unknown := [key for key in wanted.leases if key not in state.leases]:
         state.leases.update(dict.fromkeys(unknown))
-        for row in connection.fetch("load_leases", ids=sorted(map(rows.lease_id, unknown))):
+        for row in connection.fetch("lock_leases", ids=sorted(map(rows.lease_id, unknown))):
             lease = rows.read_lease(row)
             state.leases[lease.key] = lease
     state.anchors = {}
@@ -106,6 +110,18 @@ def remember(state: State, decision: Decision) -> None:
     state.heads.update(decision.heads)
     state.records.update(decision.records)
     state.leases.update(decision.leases)
+
+
+def trim_outcomes(connection: Connection, before: float, last: int) -> None:
+    """Drop some outcomes that are older than `before`, never the last one, and note how far."""
+    until = 0
+    for number, committed_at in connection.fetch("oldest_outcomes", limit=TRIM_ROWS):
+        if committed_at >= before or number >= last:
+            break
+        until = number
+    if until:
+        connection.run("trim_outcomes", until=until)
+        connection.run("note_trimmed", until=until)
 
 
 def outcome(

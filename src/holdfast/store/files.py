@@ -75,9 +75,9 @@ class SystemFiles:
 
     def make_folder(self, path: Path) -> None:
         """Make a folder, if missing, and sync its parent."""
-        if not path.is_dir():
-            path.mkdir(mode=0o700, exist_ok=True)
-            sync_folder(path.parent)
+        # Synced also if it is there: an earlier process may have died before it could.
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
         """Remove a file, if there, and sync its folder."""

@@ -227,7 +227,7 @@ class Transactor(Protocol):
         ...
 
     def commit(self) -> None:
-        """Commit; any error means unknown."""
+        """Commit. Raises `CommitFailed` unless it is proven that nothing was committed."""
         ...
 
     def rollback(self) -> None:
@@ -264,13 +264,13 @@ def commit_batch(
                 return list(decision.answers)
             transactor.write(decision, moment)
             failpoints.reach("commit.written")
+            transactor.commit()
         except Again:
             transactor.rollback()
             continue
         except BaseException:
             transactor.rollback()
             raise
-        transactor.commit()
         failpoints.reach("commit.committed")
         transactor.committed(decision)
         return list(decision.answers)

@@ -167,8 +167,8 @@ class Reader:
         """Say whether a unit made after transaction `after` was committed by a later one."""
         if self.fetch("find_outcome", after=after, unit_id=unit_id):
             return "committed"
-        first = self.fetch("first_number")[0][0]
-        return "forgotten" if first > after + 1 else "absent"
+        trimmed = self.fetch("trimmed_number")[0][0]
+        return "forgotten" if trimmed > after else "absent"
 
     def pages(self, name: str, behind: Callable[[rows.Row | None], Cursor]) -> Iterator[rows.Row]:
         """Yield all rows of a scan, page by page; `behind` names the place behind a row."""

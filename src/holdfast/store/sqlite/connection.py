@@ -67,6 +67,11 @@ class SqliteConnection:
             self.raw.set_busy_timeout(round(busy_wait * 1000))
             self.raw.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
 
+    @property
+    def broken(self) -> bool:
+        """Never: a local connection does not get lost."""
+        return False
+
     def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
         """Run a query; a list parameter is an array of byte strings."""
         bound: dict[str, Any] = {

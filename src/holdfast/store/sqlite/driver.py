@@ -19,7 +19,6 @@ Invariants:
 """
 
 import os
-import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -52,6 +51,7 @@ from holdfast.store.port import (
     Verdict,
     commit_batch,
 )
+from holdfast.store.pool import Pool
 from holdfast.store.reader import Reader
 from holdfast.store.sqlite.connection import SqliteConnection, as_store_error, check_library
 from holdfast.store.sqlite.guard import APPLICATION_ID, Guard
@@ -78,7 +78,7 @@ class SqliteDriver:
         self._target = ":memory:" if path is None else str(path)
         self._main: SqliteConnection | None = None
         self._watcher: SqliteConnection | None = None
-        self._readers: queue.LifoQueue[SqliteConnection] = queue.LifoQueue()
+        self._readers = Pool(self._connect_reader, options.readers)
         self._main_lock = threading.RLock()
         self._interrupt = threading.Event()
         self._known = Known()
@@ -113,8 +113,9 @@ class SqliteDriver:
         if not self._options.read_only:
             self._enter()
             self._mark_start()
-        self._open_readers()
         if self._guard is not None:
+            self._watcher = self._connect_reader()
+            self._watched_position = self._known.position
             self._inode = self._guard.identity()
             self._guard.open_gate()
         self._world.failpoints.reach("boot.entered")
@@ -137,6 +138,8 @@ class SqliteDriver:
             self._target, writable=writable, vfs=self._world.vfs, busy_wait=self._options.busy_wait
         )
         self._main = main
+        if self._guard is not None and writable and not self._guard.path.stat().st_size:
+            self._guard.path.chmod(0o600)
         # Until everything is checked, nothing may be moved from the log into the main file.
         main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         notes: list[str] = []
@@ -221,14 +224,6 @@ class SqliteDriver:
                 self._guard.mark.start(self._known.store_id, self._known.number)
             self._guard.hold_ballast()
 
-    def _open_readers(self) -> None:
-        if self._guard is None:
-            return
-        for _ in range(self._options.readers):
-            self._readers.put(self._connect_reader())
-        self._watcher = self._connect_reader()
-        self._watched_position = self._known.position
-
     def _connect_reader(self) -> SqliteConnection:
         return SqliteConnection(
             self._target,
@@ -244,10 +239,8 @@ class SqliteDriver:
         if main is not None and self._known.epoch and os.getpid() == self._pid:
             with suppress(StoreError, apsw.Error):
                 self._leave(main)
-        closing = [watcher, main]
-        while not self._readers.empty():
-            closing.insert(0, self._readers.get_nowait())
-        for connection in closing:
+        self._readers.close()
+        for connection in (watcher, main):
             if connection is not None:
                 with suppress(apsw.Error):
                     connection.close()
@@ -329,11 +322,8 @@ class SqliteDriver:
             with self._main_lock:
                 yield Reader(main.fetch)
             return
-        connection = self._readers.get()
-        try:
+        with self._readers.lend() as connection:
             yield Reader(connection.fetch)
-        finally:
-            self._readers.put(connection)
 
     def wait_foreign(self, timeout: float) -> Changes:
         """Look every few milliseconds whether another opening has committed."""

@@ -25,8 +25,6 @@ from holdfast.store.sqlite.guard import Guard
 
 KEPT_ROWS_MAX: Final = 50_000
 KEPT_VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
-TRIM_EVERY: Final = 256
-TRIM_ROWS: Final = 512
 
 
 class Known:
@@ -127,9 +125,8 @@ class SqliteTransaction:
         position = next(self._positions) - 1
         row = effects.outcome(decision, number, known.epoch, position, moment)
         self._main.run("add_outcome", **row)
-        if number % TRIM_EVERY == 0:
-            before = moment.wall - self._retention
-            self._main.run("trim_outcomes", before=before, number=number, limit=TRIM_ROWS)
+        if number % effects.TRIM_EVERY == 0:
+            effects.trim_outcomes(self._main, moment.wall - self._retention, number)
         self._number, self._position = number, position
 
     def commit(self) -> None:

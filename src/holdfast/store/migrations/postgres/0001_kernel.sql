@@ -11,7 +11,8 @@ CREATE SEQUENCE number_seq AS BIGINT CACHE 1;
 CREATE TABLE store (
     one        SMALLINT         PRIMARY KEY CHECK (one = 1),
     store_id   BYTEA            NOT NULL,
-    created_at DOUBLE PRECISION NOT NULL
+    created_at DOUBLE PRECISION NOT NULL,
+    trimmed    BIGINT           NOT NULL DEFAULT 0
 );
 
 CREATE TABLE stream (

@@ -19,7 +19,8 @@
 CREATE TABLE store (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     store_id   BLOB    NOT NULL,
-    created_at REAL    NOT NULL
+    created_at REAL    NOT NULL,
+    trimmed    INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE TABLE stream (

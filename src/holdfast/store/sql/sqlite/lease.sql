@@ -1,5 +1,11 @@
 -- Leases: who may act, under which generation. Rows stay for ever.
 
+-- Inside a batch; the whole store is locked already.
+-- name: lock_leases
+SELECT key, generation, incarnation, holder, domain, expires_at, digest
+FROM   lease
+WHERE  id IN (SELECT value FROM carray(:ids));
+
 -- name: load_leases
 SELECT key, generation, incarnation, holder, domain, expires_at, digest
 FROM   lease

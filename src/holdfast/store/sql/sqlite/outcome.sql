@@ -10,8 +10,9 @@ FROM     outcome
 ORDER BY number DESC
 LIMIT    1;
 
--- name: first_number
-SELECT COALESCE(MIN(number), 0) FROM outcome;
+-- The last number whose outcome is not kept any more.
+-- name: trimmed_number
+SELECT trimmed FROM store;
 
 -- name: find_outcome
 SELECT number
@@ -19,13 +20,19 @@ FROM   outcome
 WHERE  number > :after AND INSTR(unit_ids, :unit_id) > 0
 LIMIT  1;
 
+-- name: oldest_outcomes
+SELECT   number, committed_at
+FROM     outcome
+ORDER BY number
+LIMIT    :limit;
+
 -- name: trim_outcomes
 DELETE FROM outcome
-WHERE  number IN (SELECT   old.number
-                  FROM     outcome AS old
-                  WHERE    old.committed_at < :before AND old.number < :number
-                  ORDER BY old.number
-                  LIMIT    :limit);
+WHERE  number <= :until;
+
+-- name: note_trimmed
+UPDATE store
+SET    trimmed = :until;
 
 -- name: scan_outcomes
 SELECT   number, epoch, position, unit_ids, committed_at, digest

@@ -1,5 +1,11 @@
 -- Records: current values by kind and key. A row without value is a deleted record.
 
+-- Inside a batch; the whole store is locked already.
+-- name: lock_records
+SELECT kind, key, version, tag, value, written_at, format, digest
+FROM   record
+WHERE  id IN (SELECT value FROM carray(:ids));
+
 -- name: load_records
 SELECT kind, key, version, tag, value, written_at, format, digest
 FROM   record

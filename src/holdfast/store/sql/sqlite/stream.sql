@@ -1,5 +1,11 @@
 -- Heads of streams. `ids` is an array; a statement marked `rows` takes a set of rows.
 
+-- Inside a batch; the whole store is locked already.
+-- name: lock_heads
+SELECT name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
+FROM   stream
+WHERE  id IN (SELECT value FROM carray(:ids));
+
 -- name: load_heads
 SELECT name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
 FROM   stream

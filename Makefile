@@ -1,0 +1,93 @@
+# Commands for working on Holdfast. They need Python 3.11 or newer and make; everything else is
+# installed into .venv, once, and again when pyproject.toml changes. `make` alone lists them.
+
+MAKEFLAGS += --no-print-directory
+SHELL = /bin/sh
+BIN = .venv/bin
+STAMP = .venv/.stamp
+JOBS ?= 2
+
+# A name may exist and not run (a version manager's shim), or run without venv (a bare system).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+	>/dev/null 2>&1; then echo $$python; break; fi; done)
+
+# Pyright runs on Node; where there is none, it comes as a wheel.
+NODE = $(shell command -v node >/dev/null 2>&1 || echo 'pyright[nodejs]')
+
+.DEFAULT_GOAL = help
+.PHONY: help demo test check check-format check-style check-mypy check-pyright check-imports
+.PHONY: lab lab-nightly bench examples format clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## the main job on real input with kills (DEMO_ARGS="...")
+	@echo "== demo: real input, killed again and again; nothing acknowledged may be lost"
+	@$(BIN)/holdfast demo $(DEMO_ARGS)
+
+test: $(STAMP) ## everything CI runs: check, then all tests (TEST_ARGS="...")
+	@started=$$(date +%s); failed=; \
+	$(MAKE) -k check || failed=" check"; \
+	echo "== tests: on SQLite and PostgreSQL, $(JOBS) at a time"; \
+	$(BIN)/pytest -q -n $(JOBS) $(TEST_ARGS) || failed="$$failed tests"; \
+	took=$$(( $$(date +%s) - started )); \
+	if [ -n "$$failed" ]; then echo "make test: FAILED in$$failed ($$took s)"; exit 1; fi; \
+	echo "make test: format, style, types, imports and tests are all right ($$took s)"
+
+check: check-format check-style check-mypy check-pyright check-imports ## what needs no test run: format, style, types, import contracts
+
+check-format: $(STAMP)
+	@echo "== format: ruff format"
+	@$(BIN)/ruff format --check .
+
+check-style: $(STAMP)
+	@echo "== style: ruff check"
+	@$(BIN)/ruff check --quiet .
+
+check-mypy: $(STAMP)
+	@echo "== types: mypy"
+	@$(BIN)/mypy src $(wildcard tests/typing/accepted.py)
+
+check-pyright: $(STAMP)
+	@echo "== types: pyright"
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-imports: $(STAMP)
+	@echo "== imports: import-linter"
+	@$(BIN)/lint-imports --no-logo --no-cache
+
+lab: $(STAMP) ## the crash lab (LAB_ARGS="...")
+	@echo "== lab: what a crash may leave, and what the store makes of it"
+	@$(BIN)/python -m tests.lab $(LAB_ARGS)
+
+lab-nightly: $(STAMP) ## the crash lab, all night (LAB_ARGS="...")
+	@echo "== lab, nightly: the same with more seeds, cuts and schedules"
+	@$(BIN)/python -m tests.lab --nightly $(LAB_ARGS)
+
+bench: $(STAMP) ## ratios, measured side by side in one run (BENCH_ARGS="--only ...")
+	@echo "== bench: ratios, measured side by side"
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+examples: $(STAMP) ## each example under kills (NAME=gateway for one)
+	@echo "== examples: each under kills, its invariant checked"
+	@$(BIN)/python -m examples $(NAME)
+
+format: $(STAMP) ## put all files into shape
+	@echo "== format: ruff format, ruff check --fix"
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove everything that the other commands made
+	@echo "== clean: .venv, build, caches"
+	@rm -rf .venv build dist .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed"; exit 1; }
+	@echo "== install: .venv with Holdfast and its tools, by $(PYTHON)"
+	@$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev \
+		$(if $(NODE),'$(NODE)')
+	@touch $(STAMP)

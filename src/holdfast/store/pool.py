@@ -1,0 +1,64 @@
+"""
+A few connections lent to readers, one at a time each.
+
+Connections are made when they are first needed and used again, last one first. One that broke
+is closed and not lent again.
+
+Invariant: at most `size` connections are lent at any moment; a reader beyond that waits.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+
+class Closable(Protocol):
+    """A connection as far as a pool cares."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether it can still be used."""
+        ...
+
+    def close(self) -> None:
+        """Close it."""
+        ...
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Pool(Generic[C]):
+    """Lends connections."""
+
+    def __init__(self, connect: Callable[[], C], size: int) -> None:
+        """Take how a connection is made, and how many there may be."""
+        self._connect = connect
+        self._free: list[C] = []
+        self._room = threading.BoundedSemaphore(size)
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def lend(self) -> Iterator[C]:
+        """Lend a connection for the length of a block."""
+        with self._room:
+            with self._lock:
+                connection = self._free.pop() if self._free else None
+            if connection is None:
+                connection = self._connect()
+            try:
+                yield connection
+            finally:
+                if connection.broken:
+                    connection.close()
+                else:
+                    with self._lock:
+                        self._free.append(connection)
+
+    def close(self) -> None:
+        """Close what is not lent."""
+        with self._lock:
+            free, self._free = self._free, []
+        for connection in free:
+            connection.close()

@@ -1,0 +1,181 @@
+"""
+A PostgreSQL connection that runs named statements, with its errors mapped once.
+
+Rows go in as sets: arrays for `unnest`, binary COPY for events. Every session commits
+synchronously, gives up on a lock after a limit, and is ended by the server if it hangs inside
+a transaction, so that a frozen process does not hold others up for long.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from holdfast.core.errors import (
+    DamagedError,
+    InvalidValueError,
+    MissingExtraError,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from holdfast.store import rows
+from holdfast.store.port import Again
+from holdfast.store.sql import statements
+
+try:
+    import psycopg
+    from psycopg import errors, sql
+except ImportError as error:
+    raise MissingExtraError(feature="a postgresql:// store", extra="postgres") from error
+
+DEFAULT_SCHEMA: Final = "holdfast"
+_EVENT_TYPES: Final = (
+    "int8 int8 int8 text bytea bytea float8 bytea int2".split()  # In column order.
+)
+_AGAIN: Final = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
+
+
+class PostgresConnection:
+    """One connection; used by one thread at a time."""
+
+    def __init__(self, url: str, *, busy_wait: float, read_only: bool = False) -> None:
+        """
+        Connect and set the session up.
+
+        Args:
+            url: `postgresql://…`, with an optional `schema` parameter.
+            busy_wait: seconds to wait for a lock.
+            read_only: refuse to write in this session.
+
+        Raises:
+            StoreUnavailableError: the server cannot be reached.
+        """
+        self.location, conninfo, self.schema = parse(url)
+        self._statements = statements("postgres")
+        self._numbered: dict[str, str] = {}
+        self._busy_wait = busy_wait
+        with self.mapped():
+            self.raw = psycopg.connect(conninfo, autocommit=True, cursor_factory=psycopg.Cursor)
+            self._cursor = self.raw.cursor(binary=True)
+            self._set_up(read_only)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is lost."""
+        return self.raw.closed or self.raw.broken
+
+    def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
+        """Run a query; a list parameter is an array."""
+        with self.mapped():
+            self._cursor.execute(self._text(name), parameters)
+            return self._cursor.fetchall()
+
+    def run(self, name: str, /, **parameters: Any) -> None:
+        """Run a statement."""
+        with self.mapped():
+            self._cursor.execute(self._text(name), parameters)
+
+    def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
+        """Run a statement over a set of rows; raise `Again` if one is there already."""
+        statement = self._statements[name]
+        with self.mapped():
+            if statement.text.startswith("COPY"):
+                self._copy(statement.text, values)
+                return
+            columns = zip(*values, strict=True)
+            arrays = dict(zip(statement.parameters, map(list, columns), strict=True))
+            self._cursor.execute(self._text(name), arrays)
+            if name.startswith("create_") and self._cursor.rowcount < len(values):
+                raise Again
+
+    def script(self, text: str) -> str:
+        """Run one statement that is not in a file and return its command tag."""
+        with self.mapped():
+            self._cursor.execute(text.encode(), prepare=False)
+            return self._cursor.statusmessage or ""
+
+    def close(self) -> None:
+        """Close the connection; a second call does nothing."""
+        self.raw.close()
+
+    @contextmanager
+    def mapped(self) -> Iterator[None]:
+        """Turn the driver's errors into Holdfast's."""
+        try:
+            yield
+        except _AGAIN as error:
+            raise Again from error
+        except psycopg.Error as error:
+            raise as_store_error(self.location, error, self._busy_wait) from error
+
+    def _copy(self, text: str, values: Sequence[rows.Row]) -> None:
+        with self._cursor.copy(text.encode()) as copy:
+            copy.set_types(_EVENT_TYPES)
+            for row in values:
+                copy.write_row(row)
+
+    def _text(self, name: str) -> bytes:
+        text = self._numbered.get(name)
+        if text is None:
+            text = self._numbered[name] = self._statements[name].numbered()
+        return text.encode()
+
+    def _set_up(self, read_only: bool) -> None:
+        wait = round(self._busy_wait * 1000)
+        settings = {
+            "search_path": self.schema,
+            "synchronous_commit": "on",
+            "lock_timeout": str(wait),
+            "idle_in_transaction_session_timeout": str(3 * wait),
+            "default_transaction_read_only": "on" if read_only else "off",
+            "default_transaction_isolation": "read committed",
+        }
+        for name, value in settings.items():
+            self._cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+
+
+def parse(url: str) -> tuple[str, str, str]:
+    """
+    Return a URL without secrets, what psycopg connects to, and the schema.
+
+    Raises:
+        InvalidValueError: the schema's name is not a plain word.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    schema = query.pop("schema", DEFAULT_SCHEMA)
+    if not schema.isidentifier() or not schema.isascii() or len(schema) > 50:
+        raise InvalidValueError(what="schema", reason=f"{schema!r} is not a short plain word")
+    # Not `urlunsplit`: it drops the slashes of an empty host, which means a local socket.
+    conninfo = f"postgresql://{parts.netloc}{parts.path}?{urlencode(query)}"
+    host = parts.netloc.rpartition("@")[2] or query.get("host", "")
+    return f"postgresql://{host}{parts.path}?schema={schema}", conninfo, schema.lower()
+
+
+def create_schema(connection: PostgresConnection) -> None:
+    """Make the schema if it is missing."""
+    with connection.mapped():
+        name = sql.Identifier(connection.schema)
+        connection.raw.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
+
+
+def as_store_error(location: str, error: psycopg.Error, waited: float) -> StoreError:
+    """Return Holdfast's error for one of psycopg's; its text holds no stored content."""
+    reason = f"{type(error).__name__} {error.sqlstate or ''}".strip()
+    if error.sqlstate is None and isinstance(error, psycopg.OperationalError):
+        # Of a lost or refused connection libpq says why; statements and data are not in it.
+        reason = f"{reason}: {str(error).splitlines()[0] if str(error) else 'connection lost'}"
+    match error:
+        case errors.LockNotAvailable() | errors.QueryCanceled():
+            return StoreBusyError(waited=waited)
+        case errors.DiskFull():
+            return StoreFullError(reason=reason)
+        case errors.DataCorrupted() | errors.IndexCorrupted():
+            return DamagedError(what="database", name=location, reason=reason)
+        case errors.InsufficientPrivilege() | errors.InvalidPassword():
+            return StoreRefusedError(store=location, reason=f"permission denied ({reason})")
+        case _:
+            return StoreUnavailableError(reason=reason)

@@ -1,0 +1,160 @@
+"""
+One batch on PostgreSQL, step by step.
+
+    BEGIN
+    enter_batch       shared gate, lock on the last position, server's clock, incarnation known?
+    lock_*            rows in id order, locked until the end
+    take_*            positions and a transaction number, above everything taken before
+    (decide)
+    create_*, update_*, COPY, outcome
+    COMMIT
+
+Rows that exist are locked before anything is decided. Rows that do not exist cannot be locked;
+creating one that somebody else created meanwhile is noticed (`Again`), and the batch starts
+over. Batches of several processes run side by side unless they touch the same rows.
+
+Invariant: positions are taken only while the lock on a lower one is held, so a reader that
+honours `position_held` never passes an event that is still to come.
+"""
+
+from collections.abc import Iterator
+
+import psycopg
+
+from holdfast.core.clock import StoreTime
+from holdfast.core.commit import Decision, Moment, Needs, State
+from holdfast.core.errors import IncarnationFencedError, StoreError
+from holdfast.core.world import World
+from holdfast.store import effects
+from holdfast.store.migrate import Migration
+from holdfast.store.port import Again, CommitFailed
+from holdfast.store.postgres.connection import PostgresConnection
+
+DOMAIN = "server"
+
+
+class PostgresTransaction:
+    """The steps of one batch."""
+
+    def __init__(
+        self,
+        main: PostgresConnection,
+        incarnation: bytes,
+        epoch: int,
+        world: World,
+        retention: float,
+    ) -> None:
+        """Take the connection and who writes."""
+        self._main = main
+        self._incarnation = incarnation
+        self._epoch = epoch
+        self._world = world
+        self._retention = retention
+        self._state = State()
+        self.number = 0
+        self._position = 0
+
+    def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
+        """Lock and load what is wanted, and take positions."""
+        main = self._main
+        main.script("BEGIN")
+        self._world.failpoints.reach("commit.begun")
+        _, _, seconds, known = main.fetch("enter_batch", incarnation=self._incarnation)[0]
+        if not known:
+            raise IncarnationFencedError(
+                store=main.location, reason="it does not know this incarnation"
+            )
+        self._state = State()
+        effects.load(main, wanted, self._state)
+        moment = Moment(
+            self._world.clock.wall(), StoreTime(DOMAIN, seconds), self._incarnation
+        )
+        taken: list[int] = []
+        if wanted.positions:
+            taken = [row[0] for row in main.fetch("take_positions", count=wanted.positions)]
+            self._position = taken[-1]
+        return self._state, moment, iter(taken)
+
+    def write(self, decision: Decision, moment: Moment) -> None:
+        """Write all effects and the outcome."""
+        main = self._main
+        self.number = main.fetch("take_number")[0][0]
+        effects.write(main, decision, self._state, moment)
+        row = effects.outcome(decision, self.number, self._epoch, self._position, moment)
+        main.run("add_outcome", **row)
+        if self.number % effects.TRIM_EVERY == 0:
+            effects.trim_outcomes(main, moment.wall - self._retention, self.number)
+
+    def commit(self) -> None:
+        """
+        Commit.
+
+        Raises:
+            CommitFailed: the connection was lost, or the server stopped.
+            Again: the server says that it rolled back.
+        """
+        try:
+            answer = self._main.script("COMMIT")
+        except StoreError as error:
+            raise CommitFailed(str(error)) from error
+        if answer != "COMMIT":
+            raise Again
+
+    def rollback(self) -> None:
+        """Drop the transaction; a lost connection has done it."""
+        if not self._main.broken:
+            try:
+                self._main.script("ROLLBACK")
+            except (StoreError, Again, psycopg.Error):
+                self._main.close()
+
+    def committed(self, decision: Decision) -> None:
+        """Keep nothing: other processes write too."""
+
+
+class PostgresMigrator:
+    """Migrations on a PostgreSQL connection."""
+
+    def __init__(self, main: PostgresConnection, world: World) -> None:
+        """Take the connection."""
+        self._main = main
+        self._world = world
+
+    def applied(self) -> list[tuple[int, str, str]]:
+        """Return what was applied; empty in a new store."""
+        if not self._main.fetch("has_migration_table")[0][0]:
+            return []
+        return [(number, name, checksum) for number, name, checksum in self._list()]
+
+    def begin(self) -> None:
+        """Keep other migrators out until the end of the transaction."""
+        self._main.script("BEGIN")
+        self._main.run("lock_migrations")
+        self._main.run("create_migration_table")
+
+    def run(self, statement: str) -> None:
+        """Run one statement."""
+        self._main.script(statement)
+
+    def record(self, migration: Migration) -> None:
+        """Write the migration's row."""
+        self._main.run(
+            "add_migration",
+            number=migration.number,
+            name=migration.name,
+            checksum=migration.checksum,
+            applied_at=self._world.clock.wall(),
+        )
+
+    def commit(self) -> None:
+        """Commit."""
+        self._main.script("COMMIT")
+
+    def rollback(self) -> None:
+        """Drop the transaction."""
+        if not self._main.broken:
+            self._main.script("ROLLBACK")
+
+    def _list(self) -> list[tuple[int, str, str]]:
+        found = self._main.fetch("list_migrations")
+        return [(row[0], row[1], row[2]) for row in found]
