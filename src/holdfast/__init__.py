@@ -1,0 +1,68 @@
+"""
+Holdfast keeps what long-lived Python processes know across `kill -9` and power loss.
+
+    async with holdfast.open("sqlite:///agent.db") as rt:
+        history = rt.history("chat/user-42")
+        await history.append("turn_added", {"text": "hello"})
+        async for event in history.follow(after=0):
+            ...
+"""
+
+from holdfast.core.errors import HoldfastError
+from holdfast.core.event import Event, RecordedEvent
+from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
+from holdfast.core.unit import (
+    Append,
+    AtSequence,
+    AtVersion,
+    CloseStream,
+    Committed,
+    DeleteBlob,
+    DeleteRecord,
+    Fence,
+    GrantLease,
+    PatchRecord,
+    PutBlob,
+    PutRecord,
+    PutSnapshot,
+    ReleaseLease,
+    RenewLease,
+    TrimStream,
+    Unit,
+)
+from holdfast.runtime.runtime import Outcome, Runtime, open
+from holdfast.runtime.state import field, state
+from holdfast.store.options import Options
+
+__all__ = [
+    "Append",
+    "AtSequence",
+    "AtVersion",
+    "BUFFERED",
+    "CloseStream",
+    "Committed",
+    "DURABLE",
+    "DeleteBlob",
+    "DeleteRecord",
+    "EPHEMERAL",
+    "Event",
+    "Fence",
+    "GrantLease",
+    "HoldfastError",
+    "Options",
+    "Outcome",
+    "PatchRecord",
+    "PutBlob",
+    "PutRecord",
+    "PutSnapshot",
+    "RecordedEvent",
+    "ReleaseLease",
+    "RenewLease",
+    "Runtime",
+    "Tier",
+    "TrimStream",
+    "Unit",
+    "field",
+    "open",
+    "state",
+]

@@ -1,1 +1,5 @@
-"""The test kit, shipped for people who write a store or an application."""
+"""
+Tools to test a store, or an application on one: a contract suite, faults, a crash lab.
+
+Shipped, so that people who write a store or an application can use them on their own.
+"""

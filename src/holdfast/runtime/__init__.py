@@ -1,0 +1,1 @@
+"""Services: what users hold in their hands. Composes units; never sees SQL."""

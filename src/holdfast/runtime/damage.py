@@ -1,0 +1,49 @@
+"""
+Damage that was found stays known: a durable note per damaged thing, so that listings show it
+and nobody has to run into it again.
+
+Invariant: noting never hides the damage; the error goes on to the caller in any case.
+"""
+
+import logging
+
+from holdfast.core import codec
+from holdfast.core.errors import DamagedError, HoldfastError
+from holdfast.core.key import encode_key, prefix_end
+from holdfast.core.unit import PutRecord, Unit
+from holdfast.store.store import Store
+
+log = logging.getLogger("holdfast")
+KIND = "holdfast.damage"
+LISTED_MAX = 1_000
+
+
+class Damages:
+    """The notes about damage in one store."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    async def note(self, damage: DamagedError) -> None:
+        """Remember a damage; a store that cannot be written only logs it."""
+        log.error(
+            "event=damage what=%s name=%r sequence=%s", damage.what, damage.name, damage.sequence
+        )
+        value = codec.encode({"sequence": damage.sequence, "reason": damage.reason})
+        try:
+            key = (damage.what, damage.name)
+            await self._store.commit(Unit((PutRecord(KIND, key, value),)))
+        except HoldfastError:
+            log.warning("event=damage_not_noted what=%s", damage.what)
+
+    async def known(self) -> dict[tuple[str, str], int | None]:
+        """Return sequence (or None) by what and name of everything found damaged."""
+        first = encode_key(("stream",))
+        records = await self._store.read(
+            lambda reader: reader.records(KIND, first, prefix_end(first), LISTED_MAX, None)
+        )
+        return {
+            (record.key[0], record.key[1]): codec.decode(record.value or b"\xc0")["sequence"]
+            for record in records
+        }

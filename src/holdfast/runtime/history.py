@@ -1,0 +1,242 @@
+"""
+Streams in a user's hands: append, read, follow.
+
+Following has no seam: a follower only ever reads the log. It asks to be woken, looks, hands
+out what it found, and looks again. A wake-up carries no data, so nothing is shown before it is
+durable, nothing is shown twice, and a slow follower costs nobody anything.
+
+Invariant: for every `after=n` a reader gets exactly the events n+1, n+2 ... in order, once.
+"""
+
+from collections.abc import AsyncIterator, Iterable
+
+from holdfast.core.errors import DamagedError, InvalidValueError, LimitError, StreamNotFoundError
+from holdfast.core.event import Event, Head, RecordedEvent, recorded
+from holdfast.core.key import encode_name, prefix_end
+from holdfast.core.redaction import Redaction
+from holdfast.core.unit import Append, AtSequence, CloseStream, Expectation, TrimStream, Unit
+from holdfast.runtime.damage import Damages
+from holdfast.store.store import Store
+from holdfast.store.wake import ANY
+
+PAGE_EVENTS = 1_000
+PAGE_EVENTS_MAX = 10_000
+
+
+class StreamInfo(Head, frozen=True):
+    """
+    What is known of a stream as a whole.
+
+    Attributes:
+        damaged_at: sequence of an event that was found damaged; everything before it reads.
+    """
+
+    damaged_at: int | None = None
+
+
+class History:
+    """One stream."""
+
+    def __init__(self, store: Store, name: str, redaction: Redaction, damages: Damages) -> None:
+        """Take the stream's name; the stream begins with its first event."""
+        encode_name("stream", name)
+        self.name = name
+        self._store = store
+        self._redaction = redaction
+        self._damages = damages
+
+    def event(
+        self, type: str, data: object = None, meta: dict[str, object] | None = None
+    ) -> Event:
+        """
+        Return an event, redacted and encoded, to be appended here or within a unit.
+
+        Raises:
+            EncodeError: data or meta cannot be stored exactly.
+        """
+        clean = self._redaction(meta)
+        return Event.of(type, self._redaction(data), clean if isinstance(clean, dict) else None)
+
+    async def append(
+        self,
+        type: str,
+        data: object = None,
+        *,
+        meta: dict[str, object] | None = None,
+        expected: int | None = None,
+        unit_id: bytes = b"",
+    ) -> RecordedEvent:
+        """
+        Append one event; when this returns, it survives SIGKILL and power loss.
+
+        Args:
+            type: what happened, a short word.
+            data: plain value (None, bool, int, float, str, bytes, list, dict).
+            meta: who, why, correlation; stored beside the data.
+            expected: sequence the stream has to be at; 0 for a new stream.
+            unit_id: id from `Runtime.unit_id`, to ask for the outcome later.
+
+        Raises:
+            EncodeError: data cannot be stored exactly.
+            SequenceConflictError: the stream is not at `expected`.
+            StreamClosedError: the stream was closed.
+            OutcomeUnknownError: the commit failed; ask `Runtime.outcome`.
+        """
+        events = [self.event(type, data, meta)]
+        return (await self.append_all(events, expected=expected, unit_id=unit_id))[0]
+
+    async def append_all(
+        self, events: Iterable[Event], *, expected: int | None = None, unit_id: bytes = b""
+    ) -> list[RecordedEvent]:
+        """Append several events in one unit: all of them or none."""
+        expects: tuple[Expectation, ...] = ()
+        if expected is not None:
+            expects = (AtSequence(self.name, expected),)
+        unit = Unit((Append(self.name, tuple(events)),), expects, unit_id)
+        committed = await self._store.commit(unit)
+        return [recorded(stream, row) for stream, row in committed.events]
+
+    async def read(self, after: int = 0, limit: int = PAGE_EVENTS) -> list[RecordedEvent]:
+        """
+        Return up to `limit` events behind sequence `after`; fewer only at the end, or before
+        a damaged event.
+
+        Raises:
+            TooOldError: retention removed events behind `after`; names the first still there.
+            DamagedError: the event at `after` + 1 is damaged.
+        """
+        if after < 0:
+            raise InvalidValueError(what="after", reason=f"is {after}, must be 0 or more")
+        if not 1 <= limit <= PAGE_EVENTS_MAX:
+            raise LimitError(what="limit", size=limit, limit=PAGE_EVENTS_MAX)
+        return (await self._page(after, limit))[1]
+
+    async def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
+        """
+        Yield the events behind sequence `after`, then wait for more; ends when the stream is
+        closed and everything was yielded.
+
+        Raises:
+            TooOldError: retention removed events behind `after`.
+            DamagedError: the next event is damaged.
+            ClosedError: the store was closed.
+        """
+        while True:
+            waiter = self._store.wakes.register(self.name)
+            try:
+                head, page = await self._page(after, PAGE_EVENTS)
+                for event in page:
+                    yield event
+                    after = event.sequence
+                if page:
+                    continue
+                if head is not None and head.closed and after >= head.last_sequence:
+                    return
+                await waiter
+            finally:
+                self._store.wakes.forget(self.name, waiter)
+
+    async def close(self) -> None:
+        """Close the stream for good: nothing can be appended, followers end."""
+        await self._store.commit(Unit((CloseStream(self.name),)))
+
+    async def trim(self, before: int) -> None:
+        """
+        Remove the events before sequence `before`; numbering and chain go on.
+
+        Raises:
+            StreamNotFoundError: there is no such stream.
+            InvalidValueError: `before` is beyond the end.
+        """
+        await self._store.commit(Unit((TrimStream(self.name, before),)))
+
+    async def info(self) -> StreamInfo:
+        """
+        Return what is known of the stream.
+
+        Raises:
+            StreamNotFoundError: it has no event yet.
+        """
+        head = await self._store.read(lambda reader: reader.head(self.name))
+        if head is None:
+            raise StreamNotFoundError(stream=self.name)
+        return described(head, await self._damages.known())
+
+    async def _page(self, after: int, limit: int) -> tuple[Head | None, list[RecordedEvent]]:
+        try:
+            head, rows = await self._store.events(self.name, after, limit)
+        except DamagedError as damage:
+            await self._damages.note(damage)
+            raise
+        return head, [recorded(self.name, row) for row in rows]
+
+
+class Feed:
+    """All streams, in the order of positions."""
+
+    def __init__(self, store: Store, damages: Damages) -> None:
+        """Take the store."""
+        self._store = store
+        self._damages = damages
+
+    async def read(self, after: int = 0, limit: int = PAGE_EVENTS) -> list[RecordedEvent]:
+        """
+        Return up to `limit` events of all streams behind position `after`.
+
+        Only positions are read below which no event can appear any more, also while other
+        processes commit out of order.
+
+        Raises:
+            DamagedError: an event in the page is damaged.
+        """
+        try:
+            rows = await self._store.read(
+                lambda reader: reader.feed(after, reader.horizon(), limit)
+            )
+        except DamagedError as damage:
+            await self._damages.note(damage)
+            raise
+        return [recorded(stream, row) for stream, row in rows]
+
+    async def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
+        """Yield events of all streams behind position `after`, then wait for more."""
+        while True:
+            waiter = self._store.wakes.register(ANY)
+            try:
+                page = await self.read(after)
+                for event in page:
+                    yield event
+                    after = event.position
+                if not page:
+                    await waiter
+            finally:
+                self._store.wakes.forget(ANY, waiter)
+
+
+async def list_streams(
+    store: Store, damages: Damages, prefix: str, after: str | None, limit: int
+) -> list[StreamInfo]:
+    """Return streams by name, from behind `after`."""
+    begin = encode_name("prefix", prefix)
+    # The smallest name behind `after` is that name with a zero byte appended.
+    first = begin if after is None else max(begin, encode_name("after", after) + b"\0")
+    heads = await store.read(lambda reader: reader.heads(first, prefix_end(begin), limit))
+    known = await damages.known()
+    return [described(head, known) for head in heads]
+
+
+def described(head: Head, known: dict[tuple[str, str], int | None]) -> StreamInfo:
+    """Return a head together with the damage known of its stream."""
+    damaged_at = known.get(("stream", head.name))
+    if damaged_at is not None and damaged_at < head.first_sequence:
+        damaged_at = None
+    return StreamInfo(
+        head.name,
+        head.origin,
+        head.last_sequence,
+        head.last_digest,
+        head.first_sequence,
+        head.anchor,
+        head.closed,
+        damaged_at,
+    )

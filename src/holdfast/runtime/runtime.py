@@ -1,0 +1,252 @@
+"""
+The runtime: opens a store, hands out its nouns, closes it. The only place that names a driver.
+
+Invariant: when `async with open(...)` enters, what is there has been looked at and brought up
+to date; when it leaves, everything accepted is durable and the store is released.
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import TracebackType
+from typing import Any, TypeVar
+
+from holdfast.core.errors import InvalidValueError
+from holdfast.core.key import Key, as_key, encode_key
+from holdfast.core.redaction import Redaction
+from holdfast.core.unit import Committed, Unit
+from holdfast.core.world import World
+from holdfast.runtime.blob import Blobs, Snapshots
+from holdfast.runtime.damage import Damages
+from holdfast.runtime.flush import Flusher
+from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
+from holdfast.runtime.lease import Leases
+from holdfast.runtime.record import Records
+from holdfast.runtime.session import Session
+from holdfast.runtime.state import shape_of
+from holdfast.runtime.watch import Watch
+from holdfast.store.options import Options, scheme, sqlite_path
+from holdfast.store.port import Driver, Finding, Opened
+from holdfast.store.store import Store
+
+T = TypeVar("T")
+FLUSH_INTERVAL_MIN = 0.05
+
+
+class Outcome(StrEnum):
+    """What became of a unit whose answer was lost."""
+
+    COMMITTED = "committed"
+    """All of it is durable."""
+
+    ABSENT = "absent"
+    """Nothing of it was written, and nothing will be."""
+
+
+class Runtime:
+    """
+    An open store and everything it offers; made by `holdfast.open`.
+
+    Attributes:
+        records: current values by kind and key.
+        leases: rights to act.
+        blobs: immutable bytes by digest.
+        snapshots: derived copies of state.
+        feed: the events of all streams by position.
+    """
+
+    def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
+        """Take a store that is open."""
+        self._store = store
+        self._redaction = redaction
+        self._damages = Damages(store)
+        self._flusher = Flusher(flush_interval, store.world.clock)
+        self._watch = Watch(store)
+        self._sessions: dict[tuple[str, Key], Session[Any]] = {}
+        self.records = Records(store, redaction)
+        self.leases = Leases(store)
+        self.blobs = Blobs(store)
+        self.snapshots = Snapshots(store, self._damages)
+        self.feed = Feed(store, self._damages)
+
+    @property
+    def opened(self) -> Opened:
+        """What the opening found: store id, incarnation, epoch, schema, durability."""
+        if self._store.opened is None:
+            raise InvalidValueError(what="runtime", reason="is not open")
+        return self._store.opened
+
+    @property
+    def poisoned(self) -> str | None:
+        """Why the store stopped after a failed commit, or None."""
+        return self._store.poisoned
+
+    def history(self, stream: str) -> History:
+        """Return a stream by name; it begins with its first event."""
+        return History(self._store, stream, self._redaction, self._damages)
+
+    def session(self, kind: type[T], key: str | Key) -> Session[T]:
+        """
+        Return the session of a state class with this key; one object per key and runtime.
+
+        Raises:
+            InvalidValueError: the class is not declared with `@state`.
+        """
+        path = as_key(key)
+        encode_key(path)
+        name = (shape_of(kind).name, path)
+        session = self._sessions.get(name)
+        if session is None:
+            session = self._sessions[name] = Session(self._store, kind, path)
+            self._flusher.watch(session)
+        return session
+
+    async def streams(
+        self, prefix: str = "", *, after: str | None = None, limit: int = 100
+    ) -> list[StreamInfo]:
+        """
+        Return streams in the order of their names' bytes.
+
+        Args:
+            prefix: how the names begin.
+            after: name behind which to go on.
+            limit: how many at most.
+        """
+        return await list_streams(self._store, self._damages, prefix, after, limit)
+
+    async def commit(self, unit: Unit) -> Committed:
+        """
+        Commit a unit: all of it or nothing; when this returns, it is durable.
+
+        Raises:
+            ConflictError, FenceError: an expectation does not hold; nothing was written.
+            OutcomeUnknownError: the commit failed; ask `outcome`.
+        """
+        return await self._store.commit(unit)
+
+    def unit_id(self) -> bytes:
+        """Return a fresh id for a unit, to be remembered before it is committed."""
+        return self._store.unit_id()
+
+    async def outcome(self, unit_id: bytes | str) -> Outcome:
+        """
+        Say what became of a unit whose answer was lost; final when it returns.
+
+        Raises:
+            OutcomeForgottenError: it is older than the outcomes that are kept.
+        """
+        raw = bytes.fromhex(unit_id) if isinstance(unit_id, str) else unit_id
+        return Outcome.COMMITTED if await self._store.committed(raw) else Outcome.ABSENT
+
+    async def flush(self) -> None:
+        """Write all buffered fields; a barrier: when this returns, they are durable."""
+        await self._flusher.flush()
+
+    async def verify(self) -> list[Finding]:
+        """Read everything and return what does not match its digest; empty if all is well."""
+        return await self._store.verify()
+
+    async def start(self) -> None:
+        """Start the background duties."""
+        self._watch.start()
+        if not self._store.options.read_only:
+            self._flusher.start()
+
+    async def close(self) -> None:
+        """Flush, end the background duties, release the store."""
+        await self._flusher.stop()
+        try:
+            if self._store.poisoned is None and not self._store.options.read_only:
+                await self._flusher.flush()
+        finally:
+            self._store.driver.interrupt_wait()
+            await self._watch.stop()
+            await self._store.close()
+
+
+class Opening:
+    """What `open` returns; enter it to get a `Runtime`."""
+
+    def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
+        """Take a store that is not open yet."""
+        self._store = store
+        self._flush_interval = flush_interval
+        self._redaction = redaction
+        self._runtime: Runtime | None = None
+
+    async def __aenter__(self) -> Runtime:
+        """Look at what is there, bring it up to date, start."""
+        await self._store.open()
+        self._runtime = Runtime(self._store, self._flush_interval, self._redaction)
+        await self._runtime.start()
+        return self._runtime
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Flush and release."""
+        if self._runtime is not None:
+            await self._runtime.close()
+
+
+def open(
+    url: str,
+    *,
+    flush_interval: float = 30.0,
+    redact: Iterable[str] = (),
+    options: Options | None = None,
+    world: World | None = None,
+    **limits: Any,
+) -> Opening:
+    """
+    Open a store; use it as `async with holdfast.open(url) as rt:`.
+
+    Args:
+        url: `sqlite:///file.db`, `sqlite:////absolute.db`, `sqlite:///:memory:` or
+            `postgresql://user@host/database?schema=holdfast`.
+        flush_interval: seconds between two writes of buffered fields, 0.05 or more.
+        redact: names of fields whose values are never stored.
+        options: limits; see `Options`.
+        world: clock, ids and failpoints, for tests.
+        limits: single fields of `Options`, such as `read_only=True`.
+
+    Raises:
+        InvalidValueError: the URL or an option is not acceptable.
+        StoreError: on entering, if the store is refused, damaged, newer, locked or unsafe.
+    """
+    if flush_interval < FLUSH_INTERVAL_MIN:
+        raise InvalidValueError(
+            what="flush_interval", reason=f"is {flush_interval}, at least {FLUSH_INTERVAL_MIN} s"
+        )
+    chosen = _options(options, limits)
+    surroundings = world or World()
+    store = Store(make_driver(url, chosen, surroundings), chosen, surroundings)
+    return Opening(store, flush_interval, Redaction(redact))
+
+
+def make_driver(url: str, options: Options, world: World) -> Driver:
+    """
+    Return the driver for a URL, not opened.
+
+    Raises:
+        InvalidValueError: it names no store that Holdfast knows.
+        MissingExtraError: the driver's library is not installed.
+    """
+    if scheme(url) == "sqlite":
+        from holdfast.store.sqlite import SqliteDriver
+
+        return SqliteDriver(sqlite_path(url), options, world)
+    from holdfast.store.postgres import PostgresDriver
+
+    return PostgresDriver(url, options, world)
+
+
+def _options(options: Options | None, limits: Mapping[str, Any]) -> Options:
+    if options is not None and limits:
+        raise InvalidValueError(what="options", reason="give options or single limits, not both")
+    try:
+        return options or Options(**limits)
+    except TypeError as error:
+        raise InvalidValueError(what="option", reason=str(error).partition(") ")[2]) from error

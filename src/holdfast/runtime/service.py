@@ -1,0 +1,78 @@
+"""
+A duty that runs in the background: the one loop of the runtime.
+
+The contract, for every service:
+
+- `start` begins the loop; starting twice is an error, starting after `stop` begins anew.
+- `stop` asks it to end and returns when it has; stopping twice, or before `start`, is fine.
+- `tick` does the work once. A tick that raises is logged and counted, and the loop goes on: no
+  service can be ended, or another one held up, by a fault in its work.
+- Between ticks the loop waits `interval` seconds, or until it is nudged.
+
+Nothing else in the runtime sleeps, makes tasks or swallows cancellation.
+"""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+
+log = logging.getLogger("holdfast")
+
+
+class Service(ABC):
+    """A loop around `tick`."""
+
+    def __init__(self, name: str, interval: float) -> None:
+        """Take a name for logs and the seconds between two ticks (0: at once)."""
+        self.name = name
+        self.interval = interval
+        self.ticks = 0
+        self.failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self._nudged = asyncio.Event()
+
+    @abstractmethod
+    async def tick(self) -> None:
+        """Do the work once."""
+
+    def start(self) -> None:
+        """Begin the loop."""
+        if self._task is not None:
+            raise RuntimeError(f"service {self.name} is running already")
+        self._task = asyncio.create_task(self._run(), name=f"holdfast-{self.name}")
+
+    async def stop(self) -> None:
+        """End the loop; returns when it has ended."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def nudge(self) -> None:
+        """Make the next tick happen now."""
+        self._nudged.set()
+
+    async def _run(self) -> None:
+        while True:
+            if self.interval:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._nudged.wait(), self.interval)
+                self._nudged.clear()
+            try:
+                await self.tick()
+                self.ticks += 1
+            except Exception:
+                self.failures += 1
+                log.exception("event=service_failed service=%s", self.name)
+                # A tick that fails at once must not spin.
+                await asyncio.sleep(max(self.interval, 0.1))
+
+
+async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Run several pieces of work side by side; the first failure cancels the others."""
+    async with asyncio.TaskGroup() as group:
+        for piece in work:
+            group.create_task(piece())
