@@ -13,7 +13,7 @@ Invariant: `decode(encode(value))` is `value`, same types and same bits, for eve
 
 from collections.abc import Mapping
 from hashlib import blake2b, sha256
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 import zstandard
@@ -147,13 +147,13 @@ def _check(value: object, path: str, depth: int) -> None:
         raise EncodeError(path=path, reason=f"nested deeper than {DEPTH_MAX}")
     kind = type(value)
     if kind is dict:
-        for key, item in value.items():  # type: ignore[attr-defined]
+        for key, item in cast(dict[object, object], value).items():
             if type(key) is not str:
                 raise EncodeError(path=path, reason=_refusal(key, "as a key"))
             if type(item) not in _SCALARS:
                 _check(item, f"{path}.{key}", depth - 1)
     elif kind is list:
-        for index, item in enumerate(value):  # type: ignore[arg-type]
+        for index, item in enumerate(cast(list[object], value)):
             if type(item) not in _SCALARS:
                 _check(item, f"{path}[{index}]", depth - 1)
     elif kind not in _SCALARS:

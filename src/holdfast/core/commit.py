@@ -259,9 +259,7 @@ class _Batch:
                 row = self._record(kind, key)
                 actual = row.version if row and row.value is not None else 0
                 if actual != version:
-                    raise VersionConflictError(
-                        kind=kind, key=key, expected=version, actual=actual
-                    )
+                    raise VersionConflictError(kind=kind, key=key, expected=version, actual=actual)
             case Fence():
                 lease.check_fence(self._lease(part.key), part, self.moment.store)
 

@@ -13,6 +13,7 @@ Invariants:
 - the head's own digest covers what the head says about the chain.
 """
 
+import builtins
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -41,7 +42,7 @@ class Event(msgspec.Struct, frozen=True):
     meta: bytes | None = None
 
     @staticmethod
-    def of(type: str, data: object = None, meta: dict[str, object] | None = None) -> "Event":
+    def of(type: str, data: object = None, meta: object = None) -> "Event":
         """
         Return the event with its data encoded.
 
@@ -96,7 +97,7 @@ class RecordedEvent(msgspec.Struct, frozen=True):
         """Decode the metadata; empty if there is none."""
         return {} if self.meta is None else codec.decode(self.meta, "meta")
 
-    def data_as(self, shape: type[T]) -> T:
+    def data_as(self, shape: builtins.type[T]) -> T:
         """
         Decode the data as a type that msgspec can build.
 

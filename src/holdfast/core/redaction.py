@@ -6,7 +6,7 @@ backup; the value handed in is not changed.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 REDACTED: Final = "[redacted]"
 
@@ -24,10 +24,11 @@ class Redaction:
 
     def _clean(self, value: object) -> object:
         if isinstance(value, dict):
+            fields = cast(dict[object, object], value)
             return {
                 name: REDACTED if str(name).casefold() in self._fields else self._clean(item)
-                for name, item in value.items()
+                for name, item in fields.items()
             }
         if isinstance(value, list):
-            return [self._clean(item) for item in value]
+            return [self._clean(item) for item in cast(list[object], value)]
         return value

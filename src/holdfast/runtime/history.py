@@ -45,17 +45,14 @@ class History:
         self._redaction = redaction
         self._damages = damages
 
-    def event(
-        self, type: str, data: object = None, meta: dict[str, object] | None = None
-    ) -> Event:
+    def event(self, type: str, data: object = None, meta: dict[str, object] | None = None) -> Event:
         """
         Return an event, redacted and encoded, to be appended here or within a unit.
 
         Raises:
             EncodeError: data or meta cannot be stored exactly.
         """
-        clean = self._redaction(meta)
-        return Event.of(type, self._redaction(data), clean if isinstance(clean, dict) else None)
+        return Event.of(type, self._redaction(data), self._redaction(meta))
 
     async def append(
         self,

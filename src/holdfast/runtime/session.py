@@ -12,7 +12,7 @@ are stored all or none; a buffered change made while a flush is under way stays 
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -81,7 +81,7 @@ class Session(Generic[T]):
         await self.flush()
 
     @asynccontextmanager
-    async def edit(self, *also: Write) -> AsyncIterator[T]:
+    async def edit(self, *also: Write) -> AsyncGenerator[T]:
         """
         Change the state inside a block; the durable fields are committed when it leaves.
 

@@ -9,7 +9,7 @@ Invariant: a row is created only if it was loaded as absent; a connection that f
 raises `Again`, and the batch is decided anew.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -17,7 +17,6 @@ import msgspec
 from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.event import stream_id
 from holdfast.store import rows
-
 
 TRIM_EVERY: Final = 256
 TRIM_ROWS: Final = 512
@@ -124,17 +123,6 @@ def trim_outcomes(connection: Connection, before: float, last: int) -> None:
         connection.run("note_trimmed", until=until)
 
 
-def outcome(
-    decision: Decision, number: int, epoch: int, position: int, moment: Moment
-) -> dict[str, Any]:
-    """Return the parameters of the row that remembers which units a transaction committed."""
-    names: Iterable[str] = (
-        "number",
-        "epoch",
-        "position",
-        "unit_ids",
-        "committed_at",
-        "digest",
-    )
-    row = rows.outcome_row(number, epoch, position, decision.unit_ids, moment.wall)
-    return dict(zip(names, row, strict=True))
+def outcome(decision: Decision, number: int, epoch: int, position: int, moment: Moment) -> rows.Row:
+    """Return the row that remembers which units a transaction committed."""
+    return rows.outcome_row(number, epoch, position, decision.unit_ids, moment.wall)

@@ -78,7 +78,9 @@ def known(dialect: str) -> list[Migration]:
     return found
 
 
-def check(store: str, migrations: Sequence[Migration], applied: Sequence[tuple[int, str, str]]) -> int:
+def check(
+    store: str, migrations: Sequence[Migration], applied: Sequence[tuple[int, str, str]]
+) -> int:
     """
     Check that what was applied is a beginning of what is known.
 

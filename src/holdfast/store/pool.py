@@ -8,7 +8,7 @@ Invariant: at most `size` connections are lent at any moment; a reader beyond th
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
@@ -40,7 +40,7 @@ class Pool(Generic[C]):
         self._lock = threading.Lock()
 
     @contextmanager
-    def lend(self) -> Iterator[C]:
+    def lend(self) -> Generator[C]:
         """Lend a connection for the length of a block."""
         with self._room:
             with self._lock:

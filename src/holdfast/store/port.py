@@ -32,11 +32,11 @@ Verdict = Literal["committed", "absent", "forgotten"]
 TRIES_MAX: Final = 20
 
 
-class Again(Exception):
+class Again(Exception):  # noqa: N818 control flow between driver and batch, not an error
     """Another writer got in between; nothing was written; load and decide anew."""
 
 
-class CommitFailed(Exception):
+class CommitFailed(Exception):  # noqa: N818 mapped to an error with the unit's id
     """COMMIT failed; whether it happened is unknown."""
 
 

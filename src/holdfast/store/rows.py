@@ -63,7 +63,13 @@ def read_head(row: Row) -> Head:
     shown = _shown(name)
     try:
         head = Head(
-            bytes(name).decode(), origin, last, bytes(last_digest), first, bytes(anchor), closed == 1
+            bytes(name).decode(),
+            origin,
+            last,
+            bytes(last_digest),
+            first,
+            bytes(anchor),
+            closed == 1,
         )
         intact = head.seal() == bytes(seal) and closed in (0, 1)
     except (TypeError, ValueError) as error:

@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import msgspec
-
 from holdfast.core.errors import ClosedError, InvalidValueError, OutcomeForgottenError
 from holdfast.core.event import EventRow, Head
 from holdfast.core.ids import UNIT_ID_BYTES
@@ -133,7 +131,9 @@ class Store:
         key = (stream, after, limit, self.wakes.count)
         page = self._pages.get(key)
         if page is None or page.get_loop() is not asyncio.get_running_loop():
-            page = self._start(lambda: self._lend(lambda reader: reader.events(stream, after, limit)))
+            page = self._start(
+                lambda: self._lend(lambda reader: reader.events(stream, after, limit))
+            )
             self._pages[key] = page
             page.add_done_callback(lambda done: self._drop_page(key, done))
         return await asyncio.shield(page)

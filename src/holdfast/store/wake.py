@@ -68,9 +68,9 @@ class Wakes:
         for waiters in found:
             for waiter, loop in waiters.items():
                 by_loop.setdefault(loop, []).append(waiter)
-        for loop, waiters in by_loop.items():
+        for loop, woken in by_loop.items():
             try:
-                loop.call_soon_threadsafe(_finish, waiters)
+                loop.call_soon_threadsafe(_finish, woken)
             except RuntimeError:
                 continue  # The loop was closed, and its readers with it.
 

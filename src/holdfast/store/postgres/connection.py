@@ -6,7 +6,7 @@ synchronously, gives up on a lock after a limit, and is ended by the server if i
 a transaction, so that a frozen process does not hold others up for long.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -32,9 +32,8 @@ except ImportError as error:
     raise MissingExtraError(feature="a postgresql:// store", extra="postgres") from error
 
 DEFAULT_SCHEMA: Final = "holdfast"
-_EVENT_TYPES: Final = (
-    "int8 int8 int8 text bytea bytea float8 bytea int2".split()  # In column order.
-)
+# In column order.
+_EVENT_TYPES: Final = "int8 int8 int8 text bytea bytea float8 bytea int2".split()  # noqa: SIM905
 _AGAIN: Final = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
 
 
@@ -71,7 +70,7 @@ class PostgresConnection:
         """Run a query; a list parameter is an array."""
         with self.mapped():
             self._cursor.execute(self._text(name), parameters)
-            return self._cursor.fetchall()
+            return list(self._cursor)
 
     def run(self, name: str, /, **parameters: Any) -> None:
         """Run a statement."""
@@ -102,7 +101,7 @@ class PostgresConnection:
         self.raw.close()
 
     @contextmanager
-    def mapped(self) -> Iterator[None]:
+    def mapped(self) -> Generator[None]:
         """Turn the driver's errors into Holdfast's."""
         try:
             yield

@@ -13,7 +13,7 @@ Invariants:
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -151,17 +151,14 @@ class PostgresDriver:
         self._open = False
         if os.getpid() != self._pid:
             return
+        closed_at = self._world.clock.wall()
+        with suppress(StoreError, Again):
+            if main is not None and self._epoch and not main.broken:
+                main.run("close_incarnation", id=self._incarnation, closed_at=closed_at)
         for connection in (main, listener):
-            if connection is None:
-                continue
-            with suppress(StoreError, Again, psycopg.Error):
-                if connection is main and self._epoch and not connection.broken:
-                    main.run(
-                        "close_incarnation",
-                        id=self._incarnation,
-                        closed_at=self._world.clock.wall(),
-                    )
-                connection.close()
+            if connection is not None:
+                with suppress(psycopg.Error):
+                    connection.close()
         self._readers.close()
         self._world.failpoints.reach("close.released")
 
@@ -214,7 +211,7 @@ class PostgresDriver:
     # Reading.
 
     @contextmanager
-    def reading(self) -> Iterator[Reader]:
+    def reading(self) -> Generator[Reader]:
         """Lend a reader on a connection of its own."""
         self._check_open()
         with self._readers.lend() as connection:
@@ -266,9 +263,7 @@ class PostgresDriver:
         return self._main
 
     def _connect(self, *, read_only: bool) -> PostgresConnection:
-        return PostgresConnection(
-            self._url, busy_wait=self._options.busy_wait, read_only=read_only
-        )
+        return PostgresConnection(self._url, busy_wait=self._options.busy_wait, read_only=read_only)
 
     def _check_open(self) -> None:
         if os.getpid() != self._pid:

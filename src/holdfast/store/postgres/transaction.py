@@ -66,9 +66,7 @@ class PostgresTransaction:
             )
         self._state = State()
         effects.load(main, wanted, self._state)
-        moment = Moment(
-            self._world.clock.wall(), StoreTime(DOMAIN, seconds), self._incarnation
-        )
+        moment = Moment(self._world.clock.wall(), StoreTime(DOMAIN, seconds), self._incarnation)
         taken: list[int] = []
         if wanted.positions:
             taken = [row[0] for row in main.fetch("take_positions", count=wanted.positions)]
@@ -81,7 +79,7 @@ class PostgresTransaction:
         self.number = main.fetch("take_number")[0][0]
         effects.write(main, decision, self._state, moment)
         row = effects.outcome(decision, self.number, self._epoch, self._position, moment)
-        main.run("add_outcome", **row)
+        main.run_rows("add_outcome", [row])
         if self.number % effects.TRIM_EVERY == 0:
             effects.trim_outcomes(main, moment.wall - self._retention, self.number)
 

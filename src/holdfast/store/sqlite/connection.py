@@ -6,11 +6,11 @@ a setting it does not like. Errors of the library become Holdfast's here, once.
 """
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote
 
 import apsw
@@ -61,9 +61,7 @@ class SqliteConnection:
         self._repeated: dict[tuple[str, int], str] = {}
         self.target = target
         with self.mapped():
-            self.raw = apsw.Connection(
-                name, flags=flags, vfs=vfs or None, statementcachesize=128
-            )
+            self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
             self.raw.set_busy_timeout(round(busy_wait * 1000))
             self.raw.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
 
@@ -75,11 +73,11 @@ class SqliteConnection:
     def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
         """Run a query; a list parameter is an array of byte strings."""
         bound: dict[str, Any] = {
-            key: apsw.carray(tuple(value)) if isinstance(value, list) else value
+            key: apsw.carray(tuple(cast(list[bytes], value))) if isinstance(value, list) else value
             for key, value in parameters.items()
         }
         with self.mapped():
-            return self.raw.execute(self._statements[name].text, bound).fetchall()
+            return list(self.raw.execute(self._statements[name].text, bound))
 
     def run(self, name: str, /, **parameters: Any) -> None:
         """Run a statement."""
@@ -89,22 +87,23 @@ class SqliteConnection:
         """Run a statement over a set of rows, many rows to a step."""
         start = 0
         width = len(values[0])
-        with self.mapped():
-            while start < len(values):
-                size = _chunk(len(values) - start, width)
-                part = values[start : start + size]
-                self.raw.execute(self._repeat(name, size), tuple(chain.from_iterable(part)))
-                start += size
+        while start < len(values):
+            size = _chunk(len(values) - start, width)
+            part = values[start] if size == 1 else chain(*values[start : start + size])
+            self.script(self._repeat(name, size), tuple(part))
+            start += size
+
+    def script(self, text: str, bindings: Sequence[Any] | None = None) -> None:
+        """Run a statement by its text; the hot path, so without a context manager."""
+        try:
+            self.raw.execute(text, bindings)
+        except apsw.Error as error:
+            raise as_store_error(self.target, error) from error
 
     def pragma(self, name: str, value: object = None) -> Any:
         """Read or set a pragma and return what SQLite says it is."""
         with self.mapped():
             return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
-
-    def script(self, sql: str) -> None:
-        """Run one statement that is not in a file: transaction control and migrations."""
-        with self.mapped():
-            self.raw.execute(sql)
 
     def make_durable(self) -> None:
         """
@@ -126,7 +125,7 @@ class SqliteConnection:
         self.raw.close()
 
     @contextmanager
-    def mapped(self) -> Iterator[None]:
+    def mapped(self) -> Generator[None]:
         """Turn SQLite's errors into Holdfast's."""
         try:
             yield
@@ -163,8 +162,9 @@ def check_library(*, allow_unsafe: bool) -> str:
 
 def as_store_error(target: str, error: apsw.Error) -> StoreError:
     """Return Holdfast's error for one of SQLite's; its text holds no stored content."""
+    extended = getattr(error, "extendedresult", apsw.SQLITE_ERROR)
     reason = apsw.mapping_extended_result_codes.get(
-        error.extendedresult, apsw.mapping_result_codes.get(error.result, "SQLITE_ERROR")
+        extended, apsw.mapping_result_codes.get(extended & 255, "SQLITE_ERROR")
     )
     match error:
         case apsw.BusyError() | apsw.LockedError():

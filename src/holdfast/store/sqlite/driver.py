@@ -20,7 +20,7 @@ Invariants:
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,7 @@ from holdfast.store.files import SystemFiles
 from holdfast.store.migrate import check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
+from holdfast.store.pool import Pool
 from holdfast.store.port import (
     Answer,
     Changes,
@@ -51,7 +52,6 @@ from holdfast.store.port import (
     Verdict,
     commit_batch,
 )
-from holdfast.store.pool import Pool
 from holdfast.store.reader import Reader
 from holdfast.store.sqlite.connection import SqliteConnection, as_store_error, check_library
 from holdfast.store.sqlite.guard import APPLICATION_ID, Guard
@@ -250,7 +250,9 @@ class SqliteDriver:
         self._world.failpoints.reach("close.released")
 
     def _leave(self, main: SqliteConnection) -> None:
-        main.run("close_incarnation", id=self._known.incarnation, closed_at=self._world.clock.wall())
+        main.run(
+            "close_incarnation", id=self._known.incarnation, closed_at=self._world.clock.wall()
+        )
         if self._guard is not None:
             main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._world.failpoints.reach("close.checkpointed")
@@ -315,7 +317,7 @@ class SqliteDriver:
     # Reading.
 
     @contextmanager
-    def reading(self) -> Iterator[Reader]:
+    def reading(self) -> Generator[Reader]:
         """Lend a reader on a connection of its own; in memory there is only the main one."""
         main = self._connection()
         if self._guard is None:

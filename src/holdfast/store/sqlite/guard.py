@@ -65,6 +65,7 @@ class Guard:
             strict: sync the mark with each commit.
         """
         self.path = path
+        self._name = str(path)
         self.wal = path.with_name(path.name + "-wal")
         self.folder = path.with_name(path.name + "-holdfast")
         self.mark = Mark(self.folder / "mark", files, sync=strict)
@@ -120,7 +121,7 @@ class Guard:
     def identity(self) -> tuple[int, int] | None:
         """Return device and inode of the main file; `stat` opens nothing."""
         try:
-            found = self.path.stat()
+            found = os.stat(self._name)  # noqa: PTH116 once per commit; half the cost of Path.stat
         except FileNotFoundError:
             return None
         return found.st_dev, found.st_ino

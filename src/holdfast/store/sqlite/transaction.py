@@ -3,7 +3,7 @@ One batch on SQLite, step by step, and what is kept between batches.
 
 `Known` is what the writing thread knows without asking: heads, records and leases it has seen,
 the last transaction number and position. It is valid as long as nobody else has written,
-which `PRAGMA data_version` says inside the transaction.
+which SQLite's data version says inside the transaction.
 
 Invariants: what is kept was committed; a rolled-back batch changes nothing of it.
 """
@@ -95,16 +95,15 @@ class SqliteTransaction:
             )
         self._main.script("BEGIN IMMEDIATE")
         self._world.failpoints.reach("commit.begun")
-        version = self._main.pragma("data_version")
-        if version != known.data_version:
-            self._look_again(version)
+        if self._main.raw.data_version() != known.data_version:
+            self._look_again()
         effects.load(self._main, wanted, known.state)
         clock = self._world.clock
         self._positions = count(known.position + 1)
         moment = Moment(clock.wall(), clock.store_time(), known.incarnation)
         return known.state, moment, self._positions
 
-    def _look_again(self, version: int) -> None:
+    def _look_again(self) -> None:
         """Somebody else has written: forget, and make sure it is still our store."""
         known = self._known
         known.foreign = known.data_version != -1
@@ -114,7 +113,7 @@ class SqliteTransaction:
             raise IncarnationFencedError(
                 store=self._main.target, reason="it does not know this incarnation"
             )
-        known.data_version = version
+        known.data_version = self._main.raw.data_version()
 
     def write(self, decision: Decision, moment: Moment) -> None:
         """Write all effects and the outcome."""
@@ -124,7 +123,7 @@ class SqliteTransaction:
         # The iterator has given out every position up to the one before its next.
         position = next(self._positions) - 1
         row = effects.outcome(decision, number, known.epoch, position, moment)
-        self._main.run("add_outcome", **row)
+        self._main.run_rows("add_outcome", [row])
         if number % effects.TRIM_EVERY == 0:
             effects.trim_outcomes(self._main, moment.wall - self._retention, number)
         self._number, self._position = number, position
@@ -135,6 +134,8 @@ class SqliteTransaction:
             self._main.raw.execute("COMMIT")
         except apsw.Error as error:
             raise CommitFailed(str(as_store_error(self._main.target, error))) from error
+        # Our own commit counts too; what is different next time is somebody else's.
+        self._known.data_version = self._main.raw.data_version()
 
     def rollback(self) -> None:
         """Drop the transaction; SQLite may have done it already."""
@@ -171,7 +172,8 @@ class SqliteMigrator:
         """Return what was applied; empty in a new store."""
         if not self._main.fetch("has_migration_table")[0][0]:
             return []
-        return [tuple(row) for row in self._main.fetch("list_migrations")]  # type: ignore[misc]
+        found = self._main.fetch("list_migrations")
+        return [(number, name, checksum) for number, name, checksum in found]
 
     def begin(self) -> None:
         """Take the write lock."""

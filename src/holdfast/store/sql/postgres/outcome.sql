@@ -1,8 +1,14 @@
 -- Outcomes: which units a transaction committed. Incarnations: who opened the store.
 
--- name: add_outcome
+-- name: add_outcome rows
 INSERT INTO outcome (number, epoch, position, unit_ids, committed_at, digest)
-VALUES (:number, :epoch, :position, :unit_ids, :committed_at, :digest);
+SELECT *
+FROM   unnest(CAST(:number AS BIGINT[]),
+              CAST(:epoch AS BIGINT[]),
+              CAST(:position AS BIGINT[]),
+              CAST(:unit_ids AS BYTEA[]),
+              CAST(:committed_at AS DOUBLE PRECISION[]),
+              CAST(:digest AS BYTEA[]));
 
 -- name: last_outcome
 SELECT   number, position

@@ -1,6 +1,6 @@
 -- Outcomes: which units a transaction committed. Incarnations: who opened the store.
 
--- name: add_outcome
+-- name: add_outcome rows
 INSERT INTO outcome (number, epoch, position, unit_ids, committed_at, digest)
 VALUES (:number, :epoch, :position, :unit_ids, :committed_at, :digest);
 
