@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from holdfast.core.clock import Clock, SystemClock
 from holdfast.core.failpoint import Failpoints
+from holdfast.core.files import Files
 from holdfast.core.ids import Ids
 
 
@@ -21,10 +22,12 @@ class World:
         clock: wall, store and monotonic time.
         ids: source of identifiers.
         failpoints: places where a test may interfere.
+        files: the small files beside an SQLite store; None for those of this machine.
         vfs: name of the SQLite VFS to open with; empty for the default of the system.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     ids: Ids = field(default_factory=Ids)
     failpoints: Failpoints = field(default_factory=Failpoints)
+    files: Files | None = None
     vfs: str = ""

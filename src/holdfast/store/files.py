@@ -2,7 +2,7 @@
 The small files a store keeps beside its database, and how each write of them becomes durable.
 
 The database files are never touched here: opening and closing one of them in this process
-would drop SQLite's locks. A port, so that the crash lab can record and fail every step.
+would drop SQLite's locks. They are reached through the port `core.files`.
 
 Invariants: a replaced file is the old one or the new one, never a mixture; a new folder is
 durable once `make_folder` returns; files are private to the user (0600, folders 0700).
@@ -11,35 +11,10 @@ durable once `make_folder` returns; files are private to the user (0600, folders
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol
 
 from holdfast.core.failpoint import Failpoints
 
 TEMPORARY = ".tmp-"
-
-
-class Files(Protocol):
-    """Durable operations on small files."""
-
-    def read(self, path: Path) -> bytes | None:
-        """Return the bytes of a file, or None if there is none."""
-        ...
-
-    def write_at(self, path: Path, offset: int, data: bytes, *, sync: bool) -> None:
-        """Write in place, creating the file; with `sync` it is durable on return."""
-        ...
-
-    def replace(self, path: Path, data: bytes) -> None:
-        """Replace a file as a whole; durable on return."""
-        ...
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder, if missing, and sync its parent."""
-        ...
-
-    def remove(self, path: Path) -> None:
-        """Remove a file, if there, and sync its folder."""
-        ...
 
 
 class SystemFiles:

@@ -34,7 +34,8 @@ from typing import NoReturn
 
 import apsw
 
-from holdfast.store.files import TEMPORARY, Files
+from holdfast.core.files import Files
+from holdfast.store.files import TEMPORARY
 from holdfast.testing.acts import (
     Act,
     Created,
@@ -387,12 +388,11 @@ class RecordingFiles:
         self._sync_folder(path.parent)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and make its name certain; one that is there is left as it is."""
+        """Make a folder, if it is missing, and make its name certain in any case."""
         with self._disk.lock():
-            if path.is_dir():
-                return
-            path.mkdir(mode=0o700)
-            self._disk.record(FolderMade(self._name(path)))
+            if not path.is_dir():
+                path.mkdir(mode=0o700)
+                self._disk.record(FolderMade(self._name(path)))
         self._sync_folder(path.parent)
 
     def remove(self, path: Path) -> None:
@@ -405,6 +405,9 @@ class RecordingFiles:
 
         self._make(Call.REMOVE, path, whole)
         self._sync_folder(path.parent)
+
+    def close(self) -> None:
+        """Do nothing: nothing stays open between calls."""
 
     def _name(self, path: Path) -> str:
         name = self._disk.name_of(str(path.parent.resolve() / path.name))

@@ -69,7 +69,7 @@ class SqliteDriver:
         self.location = "sqlite:///:memory:" if path is None else f"sqlite:///{path}"
         self._options = options
         self._world = world
-        self._files = SystemFiles(world.failpoints)
+        self._files = world.files or SystemFiles(world.failpoints)
         self._guard = (
             None
             if path is None

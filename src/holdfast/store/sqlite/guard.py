@@ -38,7 +38,8 @@ from typing import Final
 
 from holdfast.core.errors import StoreBusyError, StoreRefusedError, UnsafeStoreError
 from holdfast.core.failpoint import Failpoints
-from holdfast.store.files import Files, remove_leftovers
+from holdfast.core.files import Files
+from holdfast.store.files import remove_leftovers
 from holdfast.store.sqlite.mark import Mark
 from holdfast.store.sqlite.wal import HEADER_BYTES, examine
 

@@ -19,7 +19,7 @@ operating system had not written back; with `sync` it is never behind an acknowl
 from hashlib import blake2b
 from pathlib import Path
 
-from holdfast.store.files import Files
+from holdfast.core.files import Files
 
 SLOT_BYTES = 16
 SLOT_DISTANCE = 4096
