@@ -16,7 +16,7 @@ Invariants:
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 
@@ -215,13 +215,11 @@ class _Batch:
         decision.answers.append(self._answer(unit, placed))
 
     def _answer(self, unit: Unit, placed: list[tuple[str, EventRow]]) -> Committed:
-        heads = self.decision.heads
-        streams = tuple([cast(str, name) for rows, name, _ in self.undo if rows is heads])
         if not self.touched:
-            return Committed(unit.id, streams, tuple(placed))
+            return Committed(unit.id, tuple(placed))
         records = tuple(row for row in self.touched if type(row) is RecordRow)
         leases = tuple(row for row in self.touched if type(row) is LeaseRow)
-        return Committed(unit.id, streams, tuple(placed), records, leases)
+        return Committed(unit.id, tuple(placed), records, leases)
 
     def _take_back(self, events: int, snapshots: int) -> None:
         del self.decision.events[events:]

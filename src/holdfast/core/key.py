@@ -15,6 +15,9 @@ NAME_BYTES_MAX = 65_536
 WORD_CHARACTERS_MAX = 255
 # 0xFF occurs nowhere in UTF-8, so it lies above every continuation of a prefix.
 _ABOVE_ALL = b"\xff"
+# Words found acceptable; programs use a few of them over and over.
+_accepted: set[str] = set()
+_ACCEPTED_MAX = 4_096
 
 
 def encode_name(what: str, name: str) -> bytes:
@@ -90,6 +93,8 @@ def check_word(what: str, word: str) -> str:
     Raises:
         InvalidValueError: empty, too long, or with a character no database stores.
     """
+    if type(word) is str and word in _accepted:
+        return word
     if type(word) is not str or not word:
         raise InvalidValueError(what=what, reason="must be a non-empty string")
     if len(word) > WORD_CHARACTERS_MAX:
@@ -97,6 +102,8 @@ def check_word(what: str, word: str) -> str:
     if "\0" in word:
         raise InvalidValueError(what=what, reason="must not contain a NUL character")
     _utf8(what, word)
+    if len(_accepted) < _ACCEPTED_MAX:
+        _accepted.add(word)
     return word
 
 

@@ -277,14 +277,12 @@ class Committed(msgspec.Struct, frozen=True):
 
     Attributes:
         unit_id: its id.
-        streams: names of the streams it changed.
         events: appended events in the order of the writes, with their stream names.
         records: records as they are after the unit.
         leases: leases as they are after the unit.
     """
 
     unit_id: bytes
-    streams: tuple[str, ...] = ()
     events: tuple[tuple[str, EventRow], ...] = ()
     records: tuple[RecordRow, ...] = ()
     leases: tuple[LeaseRow, ...] = ()

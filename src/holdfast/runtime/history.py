@@ -79,18 +79,15 @@ class History:
             StreamClosedError: the stream was closed.
             OutcomeUnknownError: the commit failed; ask `Runtime.outcome`.
         """
-        events = [self.event(type, data, meta)]
-        return (await self.append_all(events, expected=expected, unit_id=unit_id))[0]
+        event = self.event(type, data, meta)
+        committed = await self._store.commit(self._unit((event,), expected, unit_id))
+        return recorded(*committed.events[0])
 
     async def append_all(
         self, events: Iterable[Event], *, expected: int | None = None, unit_id: bytes = b""
     ) -> list[RecordedEvent]:
         """Append several events in one unit: all of them or none."""
-        expects: tuple[Expectation, ...] = ()
-        if expected is not None:
-            expects = (AtSequence(self.name, expected),)
-        unit = Unit((Append(self.name, tuple(events)),), expects, unit_id)
-        committed = await self._store.commit(unit)
+        committed = await self._store.commit(self._unit(tuple(events), expected, unit_id))
         return [recorded(stream, row) for stream, row in committed.events]
 
     async def read(self, after: int = 0, limit: int = PAGE_EVENTS) -> list[RecordedEvent]:
@@ -158,6 +155,12 @@ class History:
         if head is None:
             raise StreamNotFoundError(stream=self.name)
         return described(head, await self._damages.known())
+
+    def _unit(self, events: tuple[Event, ...], expected: int | None, unit_id: bytes) -> Unit:
+        expects: tuple[Expectation, ...] = ()
+        if expected is not None:
+            expects = (AtSequence(self.name, expected),)
+        return Unit((Append(self.name, events),), expects, unit_id)
 
     async def _page(self, after: int, limit: int) -> tuple[Head | None, list[RecordedEvent]]:
         try:

@@ -14,9 +14,9 @@ This interface is for people who write a store; it may change between minor rele
 contract suite in `holdfast.testing.contract` says what is asked of an implementation.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -38,6 +38,19 @@ class Again(Exception):  # noqa: N818 control flow between driver and batch, not
 
 class CommitFailed(Exception):  # noqa: N818 mapped to an error with the unit's id
     """COMMIT failed; whether it happened is unknown."""
+
+
+class Answers(NamedTuple):
+    """
+    What a batch comes to.
+
+    Attributes:
+        units: an answer per unit, in order.
+        streams: names of the streams that changed; who follows them is woken.
+    """
+
+    units: list[Answer]
+    streams: Collection[str] = ()
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -178,7 +191,7 @@ class Driver(Protocol):
         """Check out and release everything; may be called twice, and after a failed open."""
         ...
 
-    def commit(self, units: Sequence[Unit]) -> list[Answer]:
+    def commit(self, units: Sequence[Unit]) -> Answers:
         """Commit a batch; called by one thread only. Raises `CommitFailed` or StoreError."""
         ...
 
@@ -239,9 +252,7 @@ class Transactor(Protocol):
         ...
 
 
-def commit_batch(
-    transactor: Transactor, units: Sequence[Unit], failpoints: Failpoints
-) -> list[Answer]:
+def commit_batch(transactor: Transactor, units: Sequence[Unit], failpoints: Failpoints) -> Answers:
     """
     Take a batch through load, decide, write and commit.
 
@@ -261,7 +272,7 @@ def commit_batch(
             failpoints.reach("commit.decided")
             if not decision.unit_ids:
                 transactor.rollback()
-                return list(decision.answers)
+                return Answers(decision.answers)
             transactor.write(decision, moment)
             failpoints.reach("commit.written")
             transactor.commit()
@@ -273,5 +284,5 @@ def commit_batch(
             raise
         failpoints.reach("commit.committed")
         transactor.committed(decision)
-        return list(decision.answers)
+        return Answers(decision.answers, decision.heads.keys())
     raise StoreBusyError(waited=0.0)

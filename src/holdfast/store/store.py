@@ -10,7 +10,7 @@ what is committed; `outcome` answers only when the unit cannot be under way any 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from holdfast.core.ids import UNIT_ID_BYTES
 from holdfast.core.unit import Committed, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
-from holdfast.store.port import Answer, Changes, Driver, Finding, Opened, Reads
+from holdfast.store.port import Changes, Driver, Finding, Opened, Reads
 from holdfast.store.wake import Wakes
 from holdfast.store.writer import Writer
 
@@ -38,7 +38,7 @@ class Store:
         self.world = world
         self.wakes = Wakes()
         self.opened: Opened | None = None
-        self._writer = Writer(driver, options, world.failpoints, self._on_commit)
+        self._writer = Writer(driver, options, world.failpoints, self.wakes.wake)
         self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
         self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
         self._closed = False
@@ -83,18 +83,19 @@ class Store:
         """Return a fresh unit id, to be remembered before the unit is submitted."""
         return self.world.ids.unit(self.driver.last_number())
 
-    async def commit(self, unit: Unit) -> Committed:
+    def commit(self, unit: Unit) -> Coroutine[None, None, Committed]:
         """
-        Commit a unit; when this returns, it is durable.
+        Commit a unit; when the returned coroutine is done, it is durable.
 
         Raises:
+            InvalidValueError: the unit's id is not one of `unit_id`.
             HoldfastError: refused, not written, or `OutcomeUnknownError`.
         """
         if not unit.id:
             unit = Unit(unit.writes, unit.expects, self.unit_id())
         elif len(unit.id) != UNIT_ID_BYTES:
             raise InvalidValueError(what="unit id", reason=f"has {len(unit.id)} bytes, not 16")
-        return await self._writer.submit(unit)
+        return self._writer.submit(unit)
 
     async def committed(self, unit_id: bytes) -> bool:
         """
@@ -169,8 +170,3 @@ class Store:
     def _lend(self, what: Callable[[Reads], T]) -> T:
         with self.driver.reading() as reader:
             return what(reader)
-
-    def _on_commit(self, answers: Sequence[Answer]) -> None:
-        """Wake followers of what was appended; runs in the writer's thread."""
-        committed = (answer for answer in answers if isinstance(answer, Committed))
-        self.wakes.wake({stream for answer in committed for stream in answer.streams})

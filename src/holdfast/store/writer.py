@@ -34,8 +34,9 @@ answer; the bounds count what is queued, not what is being committed.
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Final, TypeVar
 
 from holdfast.core.errors import (
@@ -78,7 +79,7 @@ class Writer:
         driver: Driver,
         options: Options,
         failpoints: Failpoints,
-        on_commit: Callable[[Sequence[Answer]], None],
+        on_change: Callable[[Collection[str]], None],
     ) -> None:
         """
         Take the driver that commits.
@@ -87,17 +88,18 @@ class Writer:
             driver: an opened driver.
             options: limits of the queue and of a batch.
             failpoints: places for tests.
-            on_commit: called in the writer's thread with the answers of each batch, before
-                they are given out; wakes followers.
+            on_change: called in the writer's thread with the names of the streams that a
+                committed batch changed, before its answers are given out; wakes followers.
         """
         self._driver = driver
         self._options = options
         self._failpoints = failpoints
-        self._on_commit = on_commit
-        self._queue: deque[Entry] = deque()
+        self._on_change = on_change
+        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
+        self._left_over: Entry | None = None
+        self._lock = threading.Lock()
+        self._items = 0
         self._bytes = 0
-        self._wake = threading.Condition()
-        self._idle = False
         self._closing = False
         self._rooms: list[tuple[asyncio.Future[None], Loop]] = []
         self.poisoned: str | None = None
@@ -112,6 +114,7 @@ class Writer:
         Queue a unit and wait until it is durable.
 
         Raises:
+            LimitError: the unit is larger than any transaction may be.
             QueueFullError: no room within the wait limit.
             PoisonedError: an earlier commit failed.
             ClosedError: the store is closing.
@@ -127,18 +130,17 @@ class Writer:
     async def barrier(self) -> None:
         """Wait until everything queued before this call has its answer."""
         entry = Entry(None, 0, asyncio.get_running_loop())
-        with self._wake:
+        with self._lock:
             if self._closing:
                 return
-            self._queue.append(entry)
-            self._wake.notify()
+            self._queue.put(entry)
         await entry.future
 
     def stop(self) -> None:
         """Commit what is queued, then end the thread; blocks until it ended."""
-        with self._wake:
+        with self._lock:
             self._closing = True
-            self._wake.notify()
+            self._queue.put(None)
         if self._thread.ident is not None:
             self._thread.join()
 
@@ -146,22 +148,20 @@ class Writer:
 
     def _offer(self, entry: Entry) -> asyncio.Future[None] | None:
         """Queue an entry, or return what is done when there may be room."""
-        with self._wake:
+        options = self._options
+        with self._lock:
             self._check_open()
-            options = self._options
             full = (
-                len(self._queue) >= options.queue_items
-                or self._bytes + entry.size > options.queue_bytes
+                self._items >= options.queue_items or self._bytes + entry.size > options.queue_bytes
             )
             # A unit larger than the whole bound still passes alone, or it could never pass.
-            if full and self._queue:
+            if full and self._items:
                 room: asyncio.Future[None] = entry.loop.create_future()
                 self._rooms.append((room, entry.loop))
                 return room
-            self._queue.append(entry)
+            self._items += 1
             self._bytes += entry.size
-            if self._idle:
-                self._wake.notify()
+            self._queue.put(entry)
         return None
 
     async def _wait_for_room(self, entry: Entry, room: asyncio.Future[None] | None) -> None:
@@ -172,7 +172,7 @@ class Writer:
                     room = self._offer(entry)
         except TimeoutError:
             raise QueueFullError(
-                items=len(self._queue), size_bytes=self._bytes, waited=self._options.queue_wait
+                items=self._items, size_bytes=self._bytes, waited=self._options.queue_wait
             ) from None
 
     def _check_open(self) -> None:
@@ -189,25 +189,34 @@ class Writer:
 
     def _take(self) -> list[Entry] | None:
         """Wait for work; return a batch, or None when closing with nothing left."""
-        with self._wake:
-            while not self._queue:
-                if self._closing:
-                    return None
-                self._idle = True
-                self._wake.wait()
-                self._idle = False
-            batch: list[Entry] = []
-            size = 0
-            while self._queue and len(batch) < self._options.batch_units:
-                size += self._queue[0].size
-                if batch and size > self._options.batch_bytes:
+        first = self._left_over or self._queue.get()
+        self._left_over = None
+        if first is None:
+            return None
+        batch = [first]
+        size = first.size
+        with suppress(Empty):
+            while len(batch) < self._options.batch_units:
+                entry = self._queue.get_nowait()
+                if entry is None:
+                    self._queue.put(None)
                     break
-                batch.append(self._queue.popleft())
-            self._bytes -= sum(entry.size for entry in batch)
+                size += entry.size
+                if size > self._options.batch_bytes:
+                    self._left_over = entry
+                    break
+                batch.append(entry)
+        self._make_room(batch)
+        return batch
+
+    def _make_room(self, batch: list[Entry]) -> None:
+        with self._lock:
+            for entry in batch:
+                self._bytes -= entry.size
+                self._items -= entry.unit is not None
             rooms, self._rooms = self._rooms, []
         for room, loop in rooms:
             _call(loop, _finish, room)
-        return batch
 
     def _commit(self, batch: list[Entry]) -> None:
         """Commit what was not cancelled before it was taken, then answer."""
@@ -215,7 +224,6 @@ class Writer:
         if units:
             self._failpoints.reach("commit.taken")
             answers = self._decide(units)
-            self._on_commit(answers)
             _answer(units, answers)
             self._failpoints.reach("commit.answered")
         barriers = [entry for entry in batch if entry.unit is None]
@@ -228,7 +236,7 @@ class Writer:
             return [PoisonedError(reason=self.poisoned) for _ in entries]
         units = [entry.unit for entry in entries if entry.unit]
         try:
-            return self._driver.commit(units)
+            answers = self._driver.commit(units)
         except CommitFailed as error:
             self._poison(str(error))
             return [OutcomeUnknownError(unit_id=unit.id.hex(), reason=str(error)) for unit in units]
@@ -242,6 +250,8 @@ class Writer:
             unexpected = UnexpectedError(reason=type(error).__name__)
             unexpected.__cause__ = error
             return [unexpected]
+        self._on_change(answers.streams)
+        return answers.units
 
     def _tidy(self) -> None:
         if self.poisoned is None:
@@ -253,7 +263,7 @@ class Writer:
                 return  # Looked at again after the next batch.
 
     def _poison(self, reason: str) -> None:
-        with self._wake:
+        with self._lock:
             self.poisoned = reason
         if FULL in reason:
             self._driver.relieve()

@@ -38,13 +38,21 @@ class Statement:
     rows: bool
 
     def repeated(self, count: int) -> str:
-        """Return the text with its VALUES list repeated for `count` rows, `?` for each value."""
+        """
+        Return the text for up to `count` rows, with `?` for each value.
+
+        Rows whose first value is NULL are passed over, so that one prepared statement serves
+        sets of many sizes.
+        """
         values = _VALUES.search(self.text)
         if values is None:
             raise ValueError(f"{self.name} has no VALUES list")
         one = _PARAMETER.sub("?", values.group(1))
-        many = ", ".join([one] * count)
-        return f"{self.text[: values.start(1)]}{many}{self.text[values.end(1) :]}"
+        if count == 1:
+            many = f"VALUES {one}"
+        else:
+            many = f"SELECT * FROM (VALUES {', '.join([one] * count)}) WHERE column1 IS NOT NULL"
+        return f"{self.text[: values.start()]}{many}{self.text[values.end() :]}"
 
     def numbered(self) -> str:
         """Return the text with psycopg's named placeholders."""
