@@ -8,7 +8,7 @@ a setting it does not like. Errors of the library become Holdfast's here, once.
 import ctypes
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote
@@ -30,9 +30,9 @@ from holdfast.store.sql import statements
 # 3.7.0 to 3.51.2 can damage a database when a checkpoint and a write of two connections meet
 # (fixed in 3.51.3, and in 3.50.7 and 3.44.6): https://www.sqlite.org/releaselog/3_51_3.html
 _FIXED: Final = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
-# Sizes of sets for which a statement is prepared; a set of any size is a few of them.
-_CHUNKS: Final = (512, 64, 8, 1)
-_VALUES_MAX: Final = 32_000
+# Sizes of sets for which a statement is prepared.
+_SIZES: Final = (1, 4, 16, 64, 256, 1024)
+_VALUES_MAX: Final = 32_000  # SQLite allows 32,766 in one statement.
 
 
 class SqliteConnection:
@@ -84,14 +84,18 @@ class SqliteConnection:
         self.fetch(name, **parameters)
 
     def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
-        """Run a statement over a set of rows, many rows to a step."""
-        start = 0
+        """
+        Run a statement over a set of rows, in one step wherever they fit.
+
+        Each step gives the interpreter lock away and may have to wait for it; so a set is
+        filled up with empty rows to a size for which there is a statement.
+        """
         width = len(values[0])
-        while start < len(values):
-            size = _chunk(len(values) - start, width)
-            part = values[start] if size == 1 else chain(*values[start : start + size])
-            self.script(self._repeat(name, size), tuple(part))
-            start += size
+        for start in range(0, len(values), _VALUES_MAX // width):
+            part = values[start : start + _VALUES_MAX // width]
+            size = next((size for size in _SIZES if size >= len(part)), len(part))
+            empty = repeat(None, (size - len(part)) * width)
+            self.script(self._repeat(name, size), (*chain.from_iterable(part), *empty))
 
     def script(self, text: str, bindings: Sequence[Any] | None = None) -> None:
         """Run a statement by its text; the hot path, so without a context manager."""
@@ -177,7 +181,3 @@ def as_store_error(target: str, error: apsw.Error) -> StoreError:
             return StoreRefusedError(store=target, reason=f"it cannot be opened ({reason})")
         case _:
             return StoreUnavailableError(reason=f"{reason}: {type(error).__name__}")
-
-
-def _chunk(left: int, width: int) -> int:
-    return next(size for size in _CHUNKS if size <= left and size * width <= _VALUES_MAX)
