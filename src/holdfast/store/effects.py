@@ -41,21 +41,21 @@ class Connection(Protocol):
 def load(connection: Connection, wanted: Needs, state: State) -> None:
     """Load into `state` what is wanted and not there yet; what is absent becomes None."""
     if missing := [name for name in wanted.streams if name not in state.heads]:
+        found = connection.fetch("lock_heads", ids=sorted(map(stream_id, missing)))
+        # All are read before any is kept: behind a damaged one nothing counts as absent.
+        heads = [rows.read_head(row) for row in found]
         state.heads.update(dict.fromkeys(missing))
-        for row in connection.fetch("lock_heads", ids=sorted(map(stream_id, missing))):
-            head = rows.read_head(row)
-            state.heads[head.name] = head
+        state.heads.update((head.name, head) for head in heads)
     if lost := [key for key in wanted.records if key not in state.records]:
-        state.records.update(dict.fromkeys(lost))
         ids = sorted(rows.record_id(kind, key) for kind, key in lost)
-        for row in connection.fetch("lock_records", ids=ids):
-            record = rows.read_record(row)
-            state.records[record.kind, record.key] = record
+        records = [rows.read_record(row) for row in connection.fetch("lock_records", ids=ids)]
+        state.records.update(dict.fromkeys(lost))
+        state.records.update(((one.kind, one.key), one) for one in records)
     if unknown := [key for key in wanted.leases if key not in state.leases]:
+        found = connection.fetch("lock_leases", ids=sorted(map(rows.lease_id, unknown)))
+        leases = [rows.read_lease(row) for row in found]
         state.leases.update(dict.fromkeys(unknown))
-        for row in connection.fetch("lock_leases", ids=sorted(map(rows.lease_id, unknown))):
-            lease = rows.read_lease(row)
-            state.leases[lease.key] = lease
+        state.leases.update((lease.key, lease) for lease in leases)
     state.anchors = {}
     for stream, sequence in wanted.anchors:
         for row in connection.fetch("load_anchor", id=stream_id(stream), sequence=sequence):
@@ -120,7 +120,10 @@ def trim_outcomes(connection: Connection, before: float, last: int) -> None:
         until = number
     if until:
         connection.run("trim_outcomes", until=until)
-        connection.run("note_trimmed", until=until)
+        for row in connection.fetch("read_store"):
+            store_id, created_at, _ = rows.read_store(row)
+            noted = rows.store_row(store_id, created_at, until)
+            connection.run("note_trimmed", until=until, digest=noted["digest"])
 
 
 def outcome(decision: Decision, number: int, epoch: int, position: int, moment: Moment) -> rows.Row:

@@ -167,7 +167,7 @@ class Reader:
         """Say whether a unit made after transaction `after` was committed by a later one."""
         if self.fetch("find_outcome", after=after, unit_id=unit_id):
             return "committed"
-        trimmed = self.fetch("trimmed_number")[0][0]
+        _, _, trimmed = rows.read_store(self.fetch("read_store")[0])
         return "forgotten" if trimmed > after else "absent"
 
     def pages(self, name: str, behind: Callable[[rows.Row | None], Cursor]) -> Iterator[rows.Row]:

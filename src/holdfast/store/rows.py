@@ -231,6 +231,51 @@ def check_outcome(row: Row) -> None:
     _check_seal(row, "outcome", str(row[0]))
 
 
+def store_row(store_id: bytes, created_at: float, trimmed: int) -> dict[str, Any]:
+    """Return the store's own row as parameters."""
+    columns = (store_id, created_at, trimmed)
+    names = ("store_id", "created_at", "trimmed", "digest")
+    return dict(zip(names, (*columns, codec.digest(*columns)), strict=True))
+
+
+def read_store(row: Row) -> tuple[bytes, float, int]:
+    """
+    Return id, birth and last trimmed number of the store.
+
+    Raises:
+        DamagedError: the row does not match its digest.
+    """
+    _check_seal(row, "store", _shown_hex(row[0]))
+    store_id, created_at, trimmed = row[:3]
+    return bytes(store_id), created_at, trimmed
+
+
+def incarnation_row(
+    epoch: int, id: bytes, owner: str, opened_at: float, closed_at: float | None = None
+) -> dict[str, Any]:
+    """Return an incarnation as parameters."""
+    columns = (epoch, id, owner, opened_at, closed_at)
+    names = ("epoch", "id", "owner", "opened_at", "closed_at", "digest")
+    return dict(zip(names, (*columns, codec.digest(*columns)), strict=True))
+
+
+def closed_row(entry: dict[str, Any], closed_at: float) -> dict[str, Any]:
+    """Return what changes when an incarnation says goodbye, as parameters."""
+    opened = {name: entry[name] for name in ("epoch", "id", "owner", "opened_at")}
+    row = incarnation_row(**opened, closed_at=closed_at)
+    return {name: row[name] for name in ("id", "closed_at", "digest")}
+
+
+def check_incarnation(row: Row) -> None:
+    """
+    Check an incarnation.
+
+    Raises:
+        DamagedError: it does not match its digest.
+    """
+    _check_seal(row, "incarnation", f"epoch {row[0]}")
+
+
 def _check_seal(row: Row, what: str, name: str) -> None:
     """Check a row whose last column is the digest of all others."""
     try:

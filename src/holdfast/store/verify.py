@@ -33,6 +33,8 @@ def verify_rows(reader: Reader) -> Iterator[Finding]:
         _scan(reader, "scan_blobs", _after_content, _check_blob),
         _scan(reader, "scan_snapshots", _after_snapshot, _check_snapshot),
         _scan(reader, "scan_outcomes", _after_number, _check_outcome),
+        _scan(reader, "scan_incarnations", _after_number, _check_incarnation),
+        _store(reader),
     )
     for section in sections:
         try:
@@ -123,6 +125,18 @@ def _check_snapshot(_: Reader, row: rows.Row) -> None:
 
 def _check_outcome(_: Reader, row: rows.Row) -> None:
     rows.check_outcome(row)
+
+
+def _check_incarnation(_: Reader, row: rows.Row) -> None:
+    rows.check_incarnation(row)
+
+
+def _store(reader: Reader) -> Iterator[Finding]:
+    found = reader.fetch("read_store")
+    if len(found) != 1:
+        yield Finding("store", "store", f"has {len(found)} rows that say which store it is")
+    for row in found:
+        rows.read_store(row)
 
 
 def _check_content(

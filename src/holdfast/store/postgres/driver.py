@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 
@@ -31,11 +31,12 @@ from holdfast.core.errors import (
 from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
+from holdfast.store import rows
 from holdfast.store.migrate import check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
-from holdfast.store.port import Again, Answer, Changes, Finding, Opened, Verdict, commit_batch
+from holdfast.store.port import Again, Answers, Changes, Finding, Opened, Verdict, commit_batch
 from holdfast.store.postgres.connection import PostgresConnection, create_schema, parse
 from holdfast.store.postgres.transaction import PostgresMigrator, PostgresTransaction
 from holdfast.store.reader import Reader
@@ -60,6 +61,7 @@ class PostgresDriver:
         self._interrupt = threading.Event()
         self._incarnation = b""
         self._epoch = 0
+        self._entry: dict[str, Any] = {}
         self._number = 0
         self._watched = 0
         self._pid = os.getpid()
@@ -133,16 +135,12 @@ class PostgresDriver:
             clock, ids = self._world.clock, self._world.ids
             # Several processes may come first; one of them makes the store.
             with suppress(Again):
-                main.run("add_store", store_id=ids.incarnation(), created_at=clock.wall())
-            self._incarnation = ids.incarnation()
-            row = main.fetch(
-                "add_incarnation",
-                id=self._incarnation,
-                owner=describe_owner(clock),
-                opened_at=clock.wall(),
-            )
-            self._epoch = row[0][0]
-        return bytes(main.fetch("read_store")[0][0])
+                main.run("add_store", **rows.store_row(ids.incarnation(), clock.wall(), 0))
+            epoch, id_ = main.fetch("take_epoch")[0][0], ids.incarnation()
+            entry = rows.incarnation_row(epoch, id_, describe_owner(clock), clock.wall())
+            main.run("add_incarnation", **entry)
+            self._incarnation, self._epoch, self._entry = id_, epoch, entry
+        return rows.read_store(main.fetch("read_store")[0])[0]
 
     def close(self) -> None:
         """Say goodbye and release everything."""
@@ -151,10 +149,10 @@ class PostgresDriver:
         self._open = False
         if os.getpid() != self._pid:
             return
-        closed_at = self._world.clock.wall()
         with suppress(StoreError, Again):
             if main is not None and self._epoch and not main.broken:
-                main.run("close_incarnation", id=self._incarnation, closed_at=closed_at)
+                goodbye = rows.closed_row(self._entry, self._world.clock.wall())
+                main.run("close_incarnation", **goodbye)
         for connection in (main, listener):
             if connection is not None:
                 with suppress(psycopg.Error):
@@ -164,7 +162,7 @@ class PostgresDriver:
 
     # Writing.
 
-    def commit(self, units: Sequence[Unit]) -> list[Answer]:
+    def commit(self, units: Sequence[Unit]) -> Answers:
         """
         Commit a batch; called by one thread only.
 

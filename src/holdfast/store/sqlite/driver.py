@@ -23,7 +23,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import apsw
 
@@ -38,13 +38,14 @@ from holdfast.core.errors import (
 from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
+from holdfast.store import rows
 from holdfast.store.files import SystemFiles
 from holdfast.store.migrate import check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
 from holdfast.store.port import (
-    Answer,
+    Answers,
     Changes,
     CommitFailed,
     Finding,
@@ -85,6 +86,7 @@ class SqliteDriver:
         self._watched_version = -1
         self._watched_position = 0
         self._log_pages = 0
+        self._entry: dict[str, Any] = {}
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
 
@@ -144,7 +146,7 @@ class SqliteDriver:
         main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         notes: list[str] = []
         if self._guard is not None:
-            notes = self._check_mark(main, self._guard)
+            notes = self._check_past(main, self._guard)
             if writable:
                 main.make_durable()
                 main.raw.wal_autocheckpoint(0)
@@ -158,35 +160,45 @@ class SqliteDriver:
         self._world.failpoints.reach("boot.checkpointed")
         return notes
 
-    def _check_mark(self, main: SqliteConnection, guard: Guard) -> list[str]:
+    def _check_past(self, main: SqliteConnection, guard: Guard) -> list[str]:
         """
-        Compare the last transaction with the high-water mark.
+        Check the schema, and compare the last transaction with the high-water mark.
 
         Raises:
+            SchemaNewerError, MigrationChangedError: it may be read, but not written.
             StoreRefusedError: the database is older than what was acknowledged.
         """
-        self._read_store(main)
-        if not guard.mark.exists():
-            if not self._known.number:
-                return []
-            return ["no high-water mark was found, so an older copy would not be noticed"]
+        applied = SqliteMigrator(main, self._world).applied()
+        if not self._options.read_only:
+            check(self.location, known("sqlite"), applied)
+        # The mark is read before the last transaction: others may commit in between.
+        marks = guard.mark.exists()
+        marked = guard.mark.read(self._read_store(main)) if applied and marks else None
+        if applied:
+            self._read_store(main)
+            self._known.read_last(main)
+        number = self._known.number
+        if not marks:
+            note = "no high-water mark was found, so an older copy would not be noticed"
+            return [note] if number else []
         if not self._known.store_id:
-            raise guard.refuse("the main file holds no store, but its mark says there was one")
-        marked = guard.mark.read(self._known.store_id)
-        if marked is None:
-            raise guard.refuse("the mark beside it belongs to another store")
-        if marked > self._known.number:
-            raise guard.refuse(
-                f"it ends at transaction {self._known.number}, but {marked} was acknowledged; "
+            reason = "the main file holds no store, but its mark says there was one"
+        elif marked is None:
+            reason = "the mark beside it belongs to another store"
+        elif marked > number:
+            reason = (
+                f"it ends at transaction {number}, but {marked} was acknowledged; "
                 "it is an older copy, or its log was lost"
             )
-        return []
+        else:
+            return []
+        main.close()  # The guard copies the files, which nobody here may have open then.
+        raise guard.refuse(reason)
 
-    def _read_store(self, main: SqliteConnection) -> None:
-        if SqliteMigrator(main, self._world).applied():
-            for (store_id,) in main.fetch("read_store"):
-                self._known.store_id = bytes(store_id)
-            self._known.read_last(main)
+    def _read_store(self, main: SqliteConnection) -> bytes:
+        for row in main.fetch("read_store"):
+            self._known.store_id = rows.read_store(row)[0]
+        return self._known.store_id
 
     def _bring_up_to_date(self) -> int:
         main = self._connection()
@@ -208,15 +220,16 @@ class SqliteDriver:
         main, known, world = self._connection(), self._known, self._world
         wall = world.clock.wall()
         main.script("BEGIN IMMEDIATE")
-        self._read_store(main)
-        if not known.store_id:
+        if not self._read_store(main):
             known.store_id = world.ids.incarnation()
-            main.run("add_store", store_id=known.store_id, created_at=wall)
+            main.run("add_store", **rows.store_row(known.store_id, wall, 0))
+        known.read_last(main)
         known.incarnation = world.ids.incarnation()
-        owner = describe_owner(world.clock)
-        row = main.fetch("add_incarnation", id=known.incarnation, owner=owner, opened_at=wall)
+        epoch = main.fetch("take_epoch")[0][0]
+        entry = rows.incarnation_row(epoch, known.incarnation, describe_owner(world.clock), wall)
+        main.run("add_incarnation", **entry)
         main.script("COMMIT")
-        known.epoch = row[0][0]
+        known.epoch, self._entry = epoch, entry
 
     def _mark_start(self) -> None:
         if self._guard is not None:
@@ -250,16 +263,16 @@ class SqliteDriver:
         self._world.failpoints.reach("close.released")
 
     def _leave(self, main: SqliteConnection) -> None:
-        main.run(
-            "close_incarnation", id=self._known.incarnation, closed_at=self._world.clock.wall()
-        )
+        if self._guard is not None and self._guard.identity() != self._inode:
+            return  # The file was replaced; its log may be somebody else's by now.
+        main.run("close_incarnation", **rows.closed_row(self._entry, self._world.clock.wall()))
         if self._guard is not None:
             main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._world.failpoints.reach("close.checkpointed")
 
     # Writing.
 
-    def commit(self, units: Sequence[Unit]) -> list[Answer]:
+    def commit(self, units: Sequence[Unit]) -> Answers:
         """
         Commit a batch; called by one thread only.
 

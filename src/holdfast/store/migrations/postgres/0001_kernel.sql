@@ -1,5 +1,5 @@
 -- The kernel's tables. The essay is in the SQLite file of the same name; here are the
--- differences. Positions and transaction numbers come from sequences, so they may have gaps
+-- differences. Positions, transaction numbers and epochs come from sequences, so they may have gaps
 -- and become visible out of order; `horizon` in store/sql/postgres/event.sql says how far a
 -- reader may trust them. Index entries are limited in size, so names are indexed by their
 -- first bytes and compared in full.
@@ -8,11 +8,14 @@ CREATE SEQUENCE position_seq AS BIGINT CACHE 1;
 
 CREATE SEQUENCE number_seq AS BIGINT CACHE 1;
 
+CREATE SEQUENCE epoch_seq AS BIGINT CACHE 1;
+
 CREATE TABLE store (
     one        SMALLINT         PRIMARY KEY CHECK (one = 1),
     store_id   BYTEA            NOT NULL,
     created_at DOUBLE PRECISION NOT NULL,
-    trimmed    BIGINT           NOT NULL DEFAULT 0
+    trimmed    BIGINT           NOT NULL,
+    digest     BYTEA            NOT NULL
 );
 
 CREATE TABLE stream (
@@ -135,9 +138,10 @@ CREATE TABLE outcome (
 );
 
 CREATE TABLE incarnation (
-    epoch     BIGINT           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    epoch     BIGINT           NOT NULL PRIMARY KEY,
     id        BYTEA            NOT NULL UNIQUE,
     owner     TEXT             NOT NULL,
     opened_at DOUBLE PRECISION NOT NULL,
-    closed_at DOUBLE PRECISION
+    closed_at DOUBLE PRECISION,
+    digest    BYTEA            NOT NULL
 );

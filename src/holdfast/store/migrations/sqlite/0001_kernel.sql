@@ -20,7 +20,8 @@ CREATE TABLE store (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     store_id   BLOB    NOT NULL,
     created_at REAL    NOT NULL,
-    trimmed    INTEGER NOT NULL DEFAULT 0
+    trimmed    INTEGER NOT NULL,
+    digest     BLOB    NOT NULL
 ) STRICT;
 
 CREATE TABLE stream (
@@ -145,5 +146,6 @@ CREATE TABLE incarnation (
     id        BLOB    NOT NULL UNIQUE,
     owner     TEXT    NOT NULL,
     opened_at REAL    NOT NULL,
-    closed_at REAL
+    closed_at REAL,
+    digest    BLOB    NOT NULL
 ) STRICT;

@@ -16,10 +16,6 @@ FROM     outcome
 ORDER BY number DESC
 LIMIT    1;
 
--- The last number whose outcome is not kept any more.
--- name: trimmed_number
-SELECT trimmed FROM store;
-
 -- name: find_outcome
 SELECT number
 FROM   outcome
@@ -36,9 +32,12 @@ LIMIT    :limit;
 DELETE FROM outcome
 WHERE  number <= :until;
 
+-- Up to which number outcomes are gone; several processes may trim, so it only grows.
 -- name: note_trimmed
 UPDATE store
-SET    trimmed = :until;
+SET    trimmed = :until,
+       digest  = :digest
+WHERE  trimmed < :until;
 
 -- name: scan_outcomes
 SELECT   number, epoch, position, unit_ids, committed_at, digest
@@ -47,22 +46,32 @@ WHERE    number > :after
 ORDER BY number
 LIMIT    :limit;
 
+-- name: take_epoch
+SELECT nextval('epoch_seq');
+
 -- name: add_incarnation
-INSERT INTO incarnation (id, owner, opened_at)
-VALUES (:id, :owner, :opened_at)
-RETURNING epoch;
+INSERT INTO incarnation (epoch, id, owner, opened_at, closed_at, digest)
+VALUES (:epoch, :id, :owner, :opened_at, :closed_at, :digest);
 
 -- name: find_incarnation
 SELECT epoch FROM incarnation WHERE id = :id AND closed_at IS NULL;
 
 -- name: close_incarnation
 UPDATE incarnation
-SET    closed_at = :closed_at
+SET    closed_at = :closed_at,
+       digest    = :digest
 WHERE  id = :id;
 
+-- name: scan_incarnations
+SELECT   epoch, id, owner, opened_at, closed_at, digest
+FROM     incarnation
+WHERE    epoch > :after
+ORDER BY epoch
+LIMIT    :limit;
+
 -- name: add_store
-INSERT INTO store (one, store_id, created_at)
-VALUES (1, :store_id, :created_at);
+INSERT INTO store (one, store_id, created_at, trimmed, digest)
+VALUES (1, :store_id, :created_at, :trimmed, :digest);
 
 -- name: read_store
-SELECT store_id FROM store;
+SELECT store_id, created_at, trimmed, digest FROM store;
