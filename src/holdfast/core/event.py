@@ -27,7 +27,7 @@ from holdfast.core.key import check_word, encode_name
 T = TypeVar("T")
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """
     An immutable fact before it is stored; make one with `Event.of`.
 
@@ -57,13 +57,8 @@ class Event(msgspec.Struct, frozen=True):
             None if meta is None else codec.encode(meta, "meta"),
         )
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes this event takes in the write queue, about."""
-        return len(self.payload) + len(self.type) + (len(self.meta) if self.meta else 0) + 64
 
-
-class RecordedEvent(msgspec.Struct, frozen=True):
+class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     """
     An event after storing.
 
@@ -107,7 +102,7 @@ class RecordedEvent(msgspec.Struct, frozen=True):
         return codec.decode_as(self.payload, shape)
 
 
-class EventRow(msgspec.Struct, frozen=True, array_like=True):
+class EventRow(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One stored event as the databases keep it; the field order is the column order."""
 
     position: int
@@ -121,7 +116,7 @@ class EventRow(msgspec.Struct, frozen=True, array_like=True):
     format: int = codec.FORMAT
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """
     What the store knows of a stream as a whole.
 

@@ -7,7 +7,6 @@ a lower bound, and *absent* can be told from *forgotten* without trusting any cl
 """
 
 import secrets
-import threading
 from collections.abc import Callable
 from hashlib import blake2b
 
@@ -16,7 +15,7 @@ RandomBytes = Callable[[int], bytes]
 UNIT_ID_BYTES = 16
 _NUMBER_BYTES = 6
 _RANDOM_BYTES = UNIT_ID_BYTES - _NUMBER_BYTES
-_POOL_UNITS = 1_024
+_RANDOM_MASK = (1 << 8 * _RANDOM_BYTES) - 1
 
 
 class Ids:
@@ -25,23 +24,19 @@ class Ids:
     def __init__(self, random_bytes: RandomBytes = secrets.token_bytes) -> None:
         """Take the source of randomness."""
         self._random = random_bytes
-        # Drawn in advance: asking the system for each unit costs more than deciding it.
-        self._pool = b""
-        self._used = 0
-        self._lock = threading.Lock()
 
     def unit(self, last_number: int) -> bytes:
         """Return a fresh unit id, made after transaction `last_number` was seen."""
-        return last_number.to_bytes(_NUMBER_BYTES, "big") + self._draw()
+        return self.units(last_number, 1)[0]
 
-    def _draw(self) -> bytes:
-        """Return random bytes that nobody got before."""
-        with self._lock:
-            start = self._used
-            if start == len(self._pool):
-                self._pool, start = self._random(_POOL_UNITS * _RANDOM_BYTES), 0
-            self._used = start + _RANDOM_BYTES
-            return self._pool[start : self._used]
+    def units(self, last_number: int, count: int) -> list[bytes]:
+        """Return fresh unit ids: one draw, counted on; asking the system for each is slow."""
+        drawn = int.from_bytes(self._random(_RANDOM_BYTES), "big")
+        number = last_number.to_bytes(_NUMBER_BYTES, "big")
+        return [
+            number + ((drawn + index) & _RANDOM_MASK).to_bytes(_RANDOM_BYTES, "big")
+            for index in range(count)
+        ]
 
     def incarnation(self) -> bytes:
         """Return a fresh incarnation id of 16 bytes."""

@@ -5,7 +5,7 @@ A unit commits whole or not at all. It holds no code and no connection, so it ca
 logged, replayed and model-checked. `core.commit` says what it does; drivers only carry it out.
 """
 
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -16,6 +16,8 @@ from holdfast.core.key import Key, encode_key
 
 UNIT_BYTES_MAX: Final = 64 * 1024 * 1024
 SNAPSHOTS_KEPT: Final = 3
+_UNIT_OVERHEAD_BYTES: Final = 128
+_EVENT_OVERHEAD_BYTES: Final = 96
 
 
 class AtSequence(msgspec.Struct, frozen=True, tag=True):
@@ -295,16 +297,17 @@ def size_bytes(unit: Unit) -> int:
     Raises:
         LimitError: more than `UNIT_BYTES_MAX`; split it, nothing larger is committed at once.
     """
-    size = 128
+    size = _UNIT_OVERHEAD_BYTES
     for write in unit.writes:
-        if type(write) is Append:
-            for event in write.events:
-                size += event.size_bytes
-        elif type(write) in (PutBlob, PutSnapshot):
-            size += len(write.stored)  # type: ignore[union-attr]
-        elif type(write) is PutRecord:
+        kind = type(write)
+        if kind is Append:
+            for event in cast(Append, write).events:
+                size += len(event.payload) + len(event.meta or b"") + _EVENT_OVERHEAD_BYTES
+        elif isinstance(write, PutBlob | PutSnapshot):
+            size += len(write.stored)
+        elif isinstance(write, PutRecord):
             size += len(write.value)
-        elif type(write) is PatchRecord:
+        elif isinstance(write, PatchRecord):
             size += sum(len(value) for value in write.set.values())
     if size > UNIT_BYTES_MAX:
         raise LimitError(what="unit in bytes", size=size, limit=UNIT_BYTES_MAX)

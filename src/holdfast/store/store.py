@@ -38,7 +38,7 @@ class Store:
         self.world = world
         self.wakes = Wakes()
         self.opened: Opened | None = None
-        self._writer = Writer(driver, options, world.failpoints, self.wakes.wake)
+        self._writer = Writer(driver, options, world, self.wakes.wake)
         self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
         self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
         self._closed = False
@@ -91,9 +91,7 @@ class Store:
             InvalidValueError: the unit's id is not one of `unit_id`.
             HoldfastError: refused, not written, or `OutcomeUnknownError`.
         """
-        if not unit.id:
-            unit = Unit(unit.writes, unit.expects, self.unit_id())
-        elif len(unit.id) != UNIT_ID_BYTES:
+        if unit.id and len(unit.id) != UNIT_ID_BYTES:
             raise InvalidValueError(what="unit id", reason=f"has {len(unit.id)} bytes, not 16")
         return self._writer.submit(unit)
 

@@ -48,8 +48,8 @@ from holdfast.core.errors import (
     StoreError,
     UnexpectedError,
 )
-from holdfast.core.failpoint import Failpoints
 from holdfast.core.unit import Committed, Unit, size_bytes
+from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.port import Answer, CommitFailed, Driver
 
@@ -78,7 +78,7 @@ class Writer:
         self,
         driver: Driver,
         options: Options,
-        failpoints: Failpoints,
+        world: World,
         on_change: Callable[[Collection[str]], None],
     ) -> None:
         """
@@ -87,13 +87,14 @@ class Writer:
         Args:
             driver: an opened driver.
             options: limits of the queue and of a batch.
-            failpoints: places for tests.
+            world: source of unit ids, and places for tests.
             on_change: called in the writer's thread with the names of the streams that a
                 committed batch changed, before its answers are given out; wakes followers.
         """
         self._driver = driver
         self._options = options
-        self._failpoints = failpoints
+        self._ids = world.ids
+        self._failpoints = world.failpoints
         self._on_change = on_change
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._left_over: Entry | None = None
@@ -234,7 +235,7 @@ class Writer:
         """Commit a batch; whatever goes wrong becomes an answer for each unit."""
         if self.poisoned is not None:
             return [PoisonedError(reason=self.poisoned) for _ in entries]
-        units = [entry.unit for entry in entries if entry.unit]
+        units = self._named([entry.unit for entry in entries if entry.unit])
         try:
             answers = self._driver.commit(units)
         except CommitFailed as error:
@@ -252,6 +253,14 @@ class Writer:
             return [unexpected]
         self._on_change(answers.streams)
         return answers.units
+
+    def _named(self, units: list[Unit]) -> list[Unit]:
+        """Return the units, each with an id by which its outcome can be asked for."""
+        ids = self._ids.units(self._driver.last_number(), len(units))
+        return [
+            unit if unit.id else Unit(unit.writes, unit.expects, id)
+            for unit, id in zip(units, ids, strict=True)
+        ]
 
     def _tidy(self) -> None:
         if self.poisoned is None:
