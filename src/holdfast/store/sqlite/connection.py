@@ -77,7 +77,11 @@ class SqliteConnection:
             for key, value in parameters.items()
         }
         with self.mapped():
-            return list(self.raw.execute(self._statements[name].text, bound))
+            text = self._statements[name].text
+            try:
+                return list(self.raw.execute(text, bound))
+            except UnicodeDecodeError:
+                return self._fetch_damaged(text, bound)
 
     def run(self, name: str, /, **parameters: Any) -> None:
         """Run a statement."""
@@ -136,6 +140,23 @@ class SqliteConnection:
         except apsw.Error as error:
             raise as_store_error(self.target, error) from error
 
+    def _fetch_damaged(self, text: str, bound: dict[str, Any]) -> list[rows.Row]:
+        """Fetch rows of which some text is none: it comes as bytes, which no digest fits."""
+        cursor = self.raw.cursor()
+        cursor.execute(text, bound)
+        names = [f"c{number}" for number in range(len(cursor.get_description()))]
+        cursor.close()
+        shown = ", ".join(
+            f"iif(typeof({name}) = 'text', CAST({name} AS BLOB), {name}), typeof({name})"
+            for name in names
+        )
+        query = f"WITH found ({', '.join(names)}) AS ({text}) SELECT {shown} FROM found"
+        found: list[rows.Row] = []
+        for pairs in self.raw.execute(query, bound):
+            columns = zip(pairs[::2], pairs[1::2], strict=True)
+            found.append([_text(value) if kind == "text" else value for value, kind in columns])
+        return found
+
     def _repeat(self, name: str, size: int) -> str:
         text = self._repeated.get((name, size))
         if text is None:
@@ -181,3 +202,10 @@ def as_store_error(target: str, error: apsw.Error) -> StoreError:
             return StoreRefusedError(store=target, reason=f"it cannot be opened ({reason})")
         case _:
             return StoreUnavailableError(reason=f"{reason}: {type(error).__name__}")
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

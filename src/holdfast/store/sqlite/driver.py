@@ -29,6 +29,7 @@ import apsw
 
 from holdfast.core.errors import (
     ClosedError,
+    DamagedError,
     ForkedError,
     HoldfastError,
     ReadOnlyError,
@@ -129,7 +130,7 @@ class SqliteDriver:
             self._known.number,
             alone,
             software,
-            "memory" if self._guard is None else "synced",
+            "memory" if self._guard is None else self._guard.durability,
             tuple(notes),
         )
 
@@ -168,6 +169,9 @@ class SqliteDriver:
             SchemaNewerError, MigrationChangedError: it may be read, but not written.
             StoreRefusedError: the database is older than what was acknowledged.
         """
+        if guard.suspicion and not _sound(main):
+            main.close()
+            raise guard.refuse(guard.suspicion)
         applied = SqliteMigrator(main, self._world).applied()
         if not self._options.read_only:
             check(self.location, known("sqlite"), applied)
@@ -389,3 +393,10 @@ class SqliteDriver:
         if self._main is None:
             raise ClosedError(store=self.location)
         return self._main
+
+
+def _sound(main: SqliteConnection) -> bool:
+    try:
+        return bool(main.pragma("quick_check") == "ok")
+    except DamagedError:
+        return False

@@ -14,7 +14,8 @@ Order of an opening:
 2. try the *life* lock exclusively. It is held shared by every process that has the store
    open. If we get it, nobody else has it open, and we may read the files ourselves. If not,
    the others have looked already, and we must not touch the files: opening and closing them
-   in a process that uses the database drops SQLite's locks;
+   in a process that uses the database drops SQLite's locks. But the file they have open, as
+   the first of them has written into `life`, must still be the one at our path;
 3. alone: look at the main file and the log, refuse or go on;
 4. hold the life lock shared, release the gate once the store is open.
 
@@ -29,6 +30,7 @@ this process included, has the store open; it never lets a store begin afresh wh
 a log says that there was one.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -36,7 +38,12 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from holdfast.core.errors import StoreBusyError, StoreRefusedError, UnsafeStoreError
+from holdfast.core.errors import (
+    StoreBusyError,
+    StoreFullError,
+    StoreRefusedError,
+    UnsafeStoreError,
+)
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.files import Files
 from holdfast.store.files import remove_leftovers
@@ -46,6 +53,7 @@ from holdfast.store.sqlite.wal import HEADER_BYTES, examine
 APPLICATION_ID: Final = 0x484F4C44
 BALLAST_BYTES: Final = 256 * 1024
 _LOOK_AGAIN: Final = 0.02
+_SHOWN_BYTES_MAX: Final = 64
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
@@ -53,7 +61,13 @@ _NETWORK: Final = frozenset(
 
 
 class Guard:
-    """The locks and the small files of one SQLite store."""
+    """
+    The locks and the small files of one SQLite store.
+
+    Attributes:
+        durability: `synced`, or what is weaker about the place.
+        suspicion: what may be wrong with the files, if only SQLite can tell; else empty.
+    """
 
     def __init__(self, path: Path, files: Files, failpoints: Failpoints, *, strict: bool) -> None:
         """
@@ -75,6 +89,9 @@ class Guard:
         self._failpoints = failpoints
         self._gate = -1
         self._life = -1
+        self._alone = False
+        self.durability = "synced"
+        self.suspicion = ""
 
     def enter(self, wait: float, *, allow_unsafe: bool) -> bool:
         """
@@ -93,28 +110,43 @@ class Guard:
             UnsafeStoreError: the file system gives no working locks.
         """
         self._check_place(allow_unsafe=allow_unsafe)
+        try:
+            self._enter(wait)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise StoreFullError(reason=str(error.strerror)) from error
+            place = error.filename or self.folder
+            raise self._unopened(f"{place} cannot be used ({error.strerror})") from error
+        self._failpoints.reach("boot.guarded")
+        return self._alone
+
+    def _enter(self, wait: float) -> None:
         self._files.make_folder(self.folder)
         self._gate = self._lock_file("gate")
         _lock_within(self._gate, wait)
         self._life = self._lock_file("life")
-        alone = _try_lock(self._life, fcntl.LOCK_EX)
+        self._alone = _try_lock(self._life, fcntl.LOCK_EX)
         self._failpoints.reach("boot.locked")
-        if alone:
+        if self._alone:
             remove_leftovers(self.path)
             self._look()
+        elif os.pread(self._life, _SHOWN_BYTES_MAX, 0) != self._shown_identity():
+            raise self._unopened(
+                "the main file was replaced while another process has the store open; "
+                "stop that process first"
+            )
         fcntl.flock(self._life, fcntl.LOCK_SH)
-        self._failpoints.reach("boot.guarded")
-        return alone
 
     def open_gate(self) -> None:
-        """Let the next opening look; called when this one is done."""
-        if self._gate >= 0:
-            os.close(self._gate)
-            self._gate = -1
+        """Show which file is open and let the next opening look; called when this one is done."""
+        if self._alone:
+            os.ftruncate(self._life, 0)
+            os.pwrite(self._life, self._shown_identity(), 0)
+        self._close_gate()
 
     def leave(self) -> None:
         """Release every lock; called after the last connection is closed."""
-        self.open_gate()
+        self._close_gate()
         if self._life >= 0:
             os.close(self._life)
             self._life = -1
@@ -145,6 +177,14 @@ class Guard:
         """Keep a copy of the files as found and return the error to raise."""
         return StoreRefusedError(store=str(self.path), reason=reason, report=self._keep_copy())
 
+    def _close_gate(self) -> None:
+        if self._gate >= 0:
+            os.close(self._gate)
+            self._gate = -1
+
+    def _shown_identity(self) -> bytes:
+        return repr(self.identity()).encode()
+
     def _look(self) -> None:
         size = self.path.stat().st_size if self.path.exists() else 0
         log = self.wal.stat().st_size if self.wal.exists() else 0
@@ -157,7 +197,7 @@ class Guard:
             return
         self._look_at_main(size, log)
         if log:
-            self._look_at_log()
+            self._look_at_log(size)
 
     def _look_at_main(self, size: int, log: int) -> None:
         with self.path.open("rb") as file:
@@ -173,7 +213,7 @@ class Guard:
         if log == 0 and size < needed:
             raise self.refuse(f"the main file was cut: {size} of {needed} bytes are there")
 
-    def _look_at_log(self) -> None:
+    def _look_at_log(self, size: int) -> None:
         with self.wal.open("rb") as file:
             verdict = examine(file)
         if verdict.damaged_frame is not None:
@@ -181,8 +221,15 @@ class Guard:
                 f"the log is damaged at frame {verdict.damaged_frame}: frames up to "
                 f"{verdict.proven_by} were synced, {verdict.frames} of them verify"
             )
+        there = size // (verdict.page_size or 1)
+        behind = set(range(there + 1, verdict.size_pages + 1)) - verdict.pages
+        if behind:
+            # Or pages that were free before they were ever written; SQLite knows which.
+            self.suspicion = f"the main file was cut: page {min(behind)} is missing"
 
     def _keep_copy(self) -> str:
+        if not self._alone:
+            return "The files were not changed; no copy was made, because others have them open"
         kept = self.folder / "kept"
         try:
             self._files.make_folder(kept)
@@ -206,7 +253,9 @@ class Guard:
             raise self._unopened(f"the folder {folder} does not exist; create it first")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise self._unopened(f"the folder {folder} cannot be written")
-        system = file_system(folder)
+        system = file_system(folder, mount_table())
+        if system in _NETWORK:
+            self.durability = f"unsafe: file system {system}"
         if system in _NETWORK and not allow_unsafe:
             raise UnsafeStoreError(
                 setting=f"file system of {folder}", found=system, needed="a local one with locks"
@@ -216,14 +265,18 @@ class Guard:
         return StoreRefusedError(store=str(self.path), reason=reason)
 
 
-def file_system(folder: Path) -> str:
-    """Return the type of the file system a folder is on, or "unknown"."""
+def mount_table() -> str:
+    """Return what the system says is mounted where; empty if it does not say."""
     try:
-        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        return Path("/proc/self/mounts").read_text()
     except OSError:
-        return "unknown"
+        return ""
+
+
+def file_system(folder: Path, mounts: str) -> str:
+    """Return the type of the file system a folder is on, or "unknown"."""
     best, kind = "", "unknown"
-    for line in mounts:
+    for line in mounts.splitlines():
         _, point, name, *_ = line.split(" ")
         point = point.encode().decode("unicode_escape")
         inside = str(folder) == point or str(folder).startswith(point.rstrip("/") + "/")

@@ -32,12 +32,18 @@ class WalVerdict(NamedTuple):
 
     Attributes:
         frames: frames that verify, counted from the start.
+        page_size: bytes of a page.
+        size_pages: pages of the database after the last commit that verifies; 0 without one.
+        pages: pages that the frames up to that commit hold; all others are in the main file.
         damaged_frame: number (from 1) of the first frame that does not verify although it was
             synced once; None if there is no such proof.
         proven_by: number of the commit frame that proves it.
     """
 
     frames: int
+    page_size: int = 0
+    size_pages: int = 0
+    pages: frozenset[int] = frozenset()
     damaged_frame: int | None = None
     proven_by: int | None = None
 
@@ -68,19 +74,27 @@ def examine(wal: BinaryIO) -> WalVerdict:
 def _walk(
     wal: BinaryIO, page_size: int, salts: tuple[int, int], check: tuple[int, int], order: str
 ) -> WalVerdict:
-    good = 0
+    good, size_pages = 0, 0
+    pages: set[int] = set()
+    uncommitted: set[int] = set()
     frame = _read_frame(wal, page_size)
     while frame and frame.salts == salts and _follows(frame, check, order):
         good += 1
         check = frame.check
+        uncommitted.add(frame.page)
+        if frame.commit:
+            size_pages = frame.commit
+            pages |= uncommitted
+            uncommitted.clear()
         frame = _read_frame(wal, page_size)
+    intact = WalVerdict(good, page_size, size_pages, frozenset(pages))
     number = good + 1
     while frame:
         following = _read_frame(wal, page_size)
         if following and _proves(frame, following, salts, order):
-            return WalVerdict(good, good + 1, number)
+            return intact._replace(damaged_frame=good + 1, proven_by=number)
         frame, number = following, number + 1
-    return WalVerdict(good)
+    return intact
 
 
 def _proves(frame: _Frame, following: _Frame, salts: tuple[int, int], order: str) -> bool:
