@@ -10,7 +10,10 @@ durable once `make_folder` returns; files are private to the user (0600, folders
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from holdfast.core.failpoint import Failpoints
 
@@ -67,8 +70,15 @@ class SystemFiles:
 
 
 def replace_file(path: Path, data: bytes, failpoints: Failpoints) -> None:
+    """Write a whole file so that a crash leaves the old one or the new one."""
+    with replacing(path, failpoints) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, failpoints: Failpoints) -> Iterator[BinaryIO]:
     """
-    Write a whole file so that a crash leaves the old one or the new one.
+    Lend a file that takes the place of `path` when the block leaves without an error.
 
     A unique temporary name in the same folder, file sync, rename, folder sync. What a crash
     leaves behind has `TEMPORARY` in its name and is removed by `remove_leftovers`.
@@ -77,7 +87,7 @@ def replace_file(path: Path, data: bytes, failpoints: Failpoints) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             failpoints.reach("file.written")
             os.fsync(file.fileno())
