@@ -61,6 +61,9 @@ class Service(ABC):
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._nudged.wait(), self.interval)
                 self._nudged.clear()
+            else:
+                # A tick that does not wait must not keep everybody else from running.
+                await asyncio.sleep(0)
             try:
                 await self.tick()
                 self.ticks += 1

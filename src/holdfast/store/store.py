@@ -10,11 +10,18 @@ what is committed; `outcome` answers only when the unit cannot be under way any 
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from holdfast.core.errors import ClosedError, InvalidValueError, OutcomeForgottenError
+from holdfast.core.errors import (
+    ClosedError,
+    ForkedError,
+    InvalidValueError,
+    OutcomeForgottenError,
+    PoisonedError,
+)
 from holdfast.core.event import EventRow, Head
 from holdfast.core.ids import UNIT_ID_BYTES
 from holdfast.core.unit import Committed, Unit
@@ -42,6 +49,7 @@ class Store:
         self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
         self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
         self._closed = False
+        self._pid = os.getpid()
 
     async def open(self) -> Opened:
         """
@@ -65,9 +73,15 @@ class Store:
         self._closed = True
         self.driver.interrupt_wait()
         await self.blocking(self._writer.stop)
+        await asyncio.get_running_loop().run_in_executor(None, self._release)
+        # Only now does everybody who looks again find the store closed.
         self.wakes.wake_all()
-        await self.blocking(self.driver.close)
-        self._threads.shutdown(wait=False)
+
+    def _release(self) -> None:
+        """Let reads under way end, then close; no connection is closed while it is used."""
+        self.driver.interrupt_wait()
+        self._threads.shutdown(wait=True)
+        self.driver.close()
 
     @property
     def closed(self) -> bool:
@@ -93,6 +107,7 @@ class Store:
         """
         if unit.id and len(unit.id) != UNIT_ID_BYTES:
             raise InvalidValueError(what="unit id", reason=f"has {len(unit.id)} bytes, not 16")
+        self._check_process()
         return self._writer.submit(unit)
 
     async def committed(self, unit_id: bytes) -> bool:
@@ -101,9 +116,11 @@ class Store:
 
         Raises:
             OutcomeForgottenError: its outcome is not kept any more.
+            PoisonedError: a commit failed; what became of it is only known after reopening.
         """
-        if self._writer.poisoned is None:
-            await self._writer.barrier()
+        await self.barrier()
+        if self._writer.poisoned is not None:
+            raise PoisonedError(reason=self._writer.poisoned)
         verdict = await self.blocking(lambda: self.driver.outcome(unit_id))
         if verdict == "forgotten":
             raise OutcomeForgottenError(unit_id=unit_id.hex())
@@ -111,6 +128,7 @@ class Store:
 
     async def barrier(self) -> None:
         """Wait until every unit submitted before has its answer."""
+        self._check_process()
         await self._writer.barrier()
 
     async def read(self, what: Callable[[Reads], T]) -> T:
@@ -157,7 +175,13 @@ class Store:
         """Run a blocking function in one of the store's threads."""
         return await self._start(function)
 
+    def _check_process(self) -> None:
+        """Refuse to wait for threads that a fork did not take along."""
+        if os.getpid() != self._pid:
+            raise ForkedError(opened_by=self._pid, used_by=os.getpid())
+
     def _start(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        self._check_process()
         try:
             return asyncio.get_running_loop().run_in_executor(self._threads, function)
         except RuntimeError as error:

@@ -33,6 +33,7 @@ answer; the bounds count what is queued, not what is being committed.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
@@ -42,10 +43,15 @@ from typing import Final, TypeVar
 from holdfast.core.errors import (
     ClosedError,
     HoldfastError,
+    IncarnationFencedError,
     OutcomeUnknownError,
     PoisonedError,
     QueueFullError,
+    StateError,
+    StoreBusyError,
     StoreError,
+    StoreFullError,
+    StoreUnavailableError,
     UnexpectedError,
 )
 from holdfast.core.unit import Committed, Unit, size_bytes
@@ -54,8 +60,17 @@ from holdfast.store.options import Options
 from holdfast.store.port import Answer, CommitFailed, Driver
 
 FULL: Final = "SQLITE_FULL"
+log = logging.getLogger("holdfast")
 Loop = asyncio.AbstractEventLoop
 T = TypeVar("T")
+# Errors of the store as a whole: trying the units of a batch one by one would not help.
+_CONCERNS_ALL: Final = (
+    StoreBusyError,
+    StoreFullError,
+    StoreUnavailableError,
+    IncarnationFencedError,
+    StateError,
+)
 
 
 class Entry:
@@ -186,7 +201,13 @@ class Writer:
 
     def _run(self) -> None:
         while (batch := self._take()) is not None:
-            self._commit(batch)
+            try:
+                self._commit(batch)
+            except BaseException as error:
+                # The thread must not end while anybody waits for it.
+                log.exception("event=writer_failed")
+                self._poison(f"the writer failed with {type(error).__name__}")
+                _answer(batch, [_lost(entry, str(self.poisoned)) for entry in batch])
 
     def _take(self) -> list[Entry] | None:
         """Wait for work; return a batch, or None when closing with nothing left."""
@@ -241,13 +262,15 @@ class Writer:
         except CommitFailed as error:
             self._poison(str(error))
             return [OutcomeUnknownError(unit_id=unit.id.hex(), reason=str(error)) for unit in units]
-        except HoldfastError as error:
+        except _CONCERNS_ALL as error:
             return [error.fresh() for _ in entries]
         except Exception as error:
-            # A fault of ours, or a unit nobody expected. Nothing was written; one by one, the
-            # unit at fault takes only itself down.
+            # A value that cannot be stored, a damaged row, a fault of ours. Nothing was
+            # written; one by one, the unit at fault takes only itself down.
             if len(entries) > 1:
                 return [self._decide([entry])[0] for entry in entries]
+            if isinstance(error, HoldfastError):
+                return [error.fresh()]
             unexpected = UnexpectedError(reason=type(error).__name__)
             unexpected.__cause__ = error
             return [unexpected]
@@ -285,6 +308,11 @@ def _answer(batch: Sequence[Entry], answers: Sequence[Answer]) -> None:
         by_loop.setdefault(entry.loop, []).append((entry.future, answer))
     for loop, pairs in by_loop.items():
         _call(loop, _settle, pairs)
+
+
+def _lost(entry: Entry, reason: str) -> Answer:
+    unit_id = entry.unit.id.hex() if entry.unit else ""
+    return OutcomeUnknownError(unit_id=unit_id, reason=reason)
 
 
 def _settle(pairs: Iterable[tuple[asyncio.Future[Committed], Answer]]) -> None:
