@@ -1,0 +1,1 @@
+"""Programs of users that must, and mistakes that must not, pass the type checker."""
