@@ -38,6 +38,7 @@ class Pool(Generic[C]):
         self._free: list[C] = []
         self._room = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
+        self._closed = False
 
     @contextmanager
     def lend(self) -> Generator[C]:
@@ -50,15 +51,19 @@ class Pool(Generic[C]):
             try:
                 yield connection
             finally:
-                if connection.broken:
-                    connection.close()
-                else:
-                    with self._lock:
-                        self._free.append(connection)
+                self._take_back(connection)
 
     def close(self) -> None:
-        """Close what is not lent."""
+        """Close what is not lent now, and what is lent when it comes back."""
         with self._lock:
+            self._closed = True
             free, self._free = self._free, []
         for connection in free:
             connection.close()
+
+    def _take_back(self, connection: C) -> None:
+        with self._lock:
+            if not self._closed and not connection.broken:
+                self._free.append(connection)
+                return
+        connection.close()

@@ -107,6 +107,9 @@ class PostgresConnection:
             yield
         except _AGAIN as error:
             raise Again from error
+        except psycopg.DataError as error:
+            reason = f"PostgreSQL does not store it ({type(error).__name__})"
+            raise InvalidValueError(what="value", reason=reason) from error
         except psycopg.Error as error:
             raise as_store_error(self.location, error, self._busy_wait) from error
 
