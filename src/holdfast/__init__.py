@@ -30,9 +30,8 @@ from holdfast.core.unit import (
     TrimStream,
     Unit,
 )
-from holdfast.runtime.runtime import Outcome, Runtime, open
+from holdfast.runtime.runtime import Options, Outcome, Runtime, open
 from holdfast.runtime.state import field, state
-from holdfast.store.options import Options
 
 __all__ = [
     "Append",

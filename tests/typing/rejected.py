@@ -22,5 +22,5 @@ async def misuse(url: str) -> None:
         async with rt.session(Totals, "key") as session, session.edit() as totals:
             totals.missing = 1  # E: attr-defined
         for event in rt.history("a").follow():  # E: attr-defined
-            print(event)
+            assert event
         await rt.leases.grant("job")  # E: call-arg

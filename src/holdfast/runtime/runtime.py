@@ -24,7 +24,8 @@ from holdfast.runtime.record import Records
 from holdfast.runtime.session import Session
 from holdfast.runtime.state import shape_of
 from holdfast.runtime.watch import Watch
-from holdfast.store.options import Options, scheme, sqlite_path
+from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
+from holdfast.store.options import scheme, sqlite_path
 from holdfast.store.port import Driver, Finding, Opened
 from holdfast.store.store import Store
 
