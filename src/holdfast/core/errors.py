@@ -15,6 +15,7 @@ __all__ = [
     "CodecError",
     "ConflictError",
     "DamagedError",
+    "DamagedFileError",
     "DecodeError",
     "EncodeError",
     "FenceError",
@@ -42,6 +43,7 @@ __all__ = [
     "StoreBusyError",
     "StoreError",
     "StoreFullError",
+    "StoreNotFoundError",
     "StoreRefusedError",
     "StoreUnavailableError",
     "StreamClosedError",
@@ -369,6 +371,15 @@ class NotFoundError(HoldfastError):
 
 
 @dataclass(eq=False, kw_only=True)
+class StoreNotFoundError(NotFoundError):
+    """A store was opened for reading, and there is none."""
+
+    store: str
+    code = "store_not_found"
+    text = "there is no store at {store}; open it for writing to make one"
+
+
+@dataclass(eq=False, kw_only=True)
 class StreamNotFoundError(NotFoundError):
     """No such stream."""
 
@@ -475,6 +486,17 @@ class DecodeError(CodecError):
     reason: str
     code = "decode"
     text = "{what}: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class DamagedFileError(CodecError):
+    """A file that Holdfast wrote is not whole any more; nothing of it was taken over."""
+
+    file: str
+    line: int
+    reason: str
+    code = "damaged_file"
+    text = "{file}, line {line}: {reason}; nothing was imported; export it again"
 
 
 @dataclass(eq=False, kw_only=True)

@@ -25,6 +25,7 @@ from holdfast.core.errors import (
     HoldfastError,
     ReadOnlyError,
     StoreError,
+    StoreNotFoundError,
     StoreRefusedError,
     UnsafeStoreError,
 )
@@ -91,7 +92,7 @@ class PostgresDriver:
         return Opened(
             store_id,
             self._incarnation,
-            self._epoch,
+            self._epoch or main.fetch("last_epoch")[0][0],
             schema,
             self._number,
             False,
@@ -123,6 +124,8 @@ class PostgresDriver:
         migrations = known("postgres")
         if self._options.read_only:
             applied = migrator.applied()
+            if not applied:
+                raise StoreNotFoundError(store=self.location)
             with suppress(HoldfastError):
                 check(self.location, migrations, applied)
             return len(applied)

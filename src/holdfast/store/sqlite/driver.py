@@ -35,6 +35,7 @@ from holdfast.core.errors import (
     ReadOnlyError,
     StoreError,
     StoreFullError,
+    StoreNotFoundError,
 )
 from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
@@ -107,6 +108,9 @@ class SqliteDriver:
 
     def _open(self, software: str) -> Opened:
         alone = True
+        reading = self._options.read_only
+        if reading and (self._guard is None or not self._guard.found()):
+            raise StoreNotFoundError(store=self.location)
         if self._guard is not None:
             alone = self._guard.enter(
                 self._options.busy_wait, allow_unsafe=self._options.allow_unsafe
@@ -125,7 +129,7 @@ class SqliteDriver:
         return Opened(
             self._known.store_id,
             self._known.incarnation,
-            self._known.epoch,
+            self._known.epoch or self._connection().fetch("last_epoch")[0][0],
             schema,
             self._known.number,
             alone,
@@ -210,6 +214,8 @@ class SqliteDriver:
         migrator = SqliteMigrator(main, self._world)
         if self._options.read_only:
             applied = migrator.applied()
+            if not self._known.store_id:
+                raise StoreNotFoundError(store=self.location)
             with suppress(HoldfastError):
                 check(self.location, migrations, applied)
             return len(applied)

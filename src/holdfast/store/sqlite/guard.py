@@ -137,6 +137,10 @@ class Guard:
             )
         fcntl.flock(self._life, fcntl.LOCK_SH)
 
+    def found(self) -> bool:
+        """Return whether anything of a store is there."""
+        return any(path.exists() for path in (self.path, self.wal, self.folder))
+
     def open_gate(self) -> None:
         """Show which file is open and let the next opening look; called when this one is done."""
         if self._alone:

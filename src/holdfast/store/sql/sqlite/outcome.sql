@@ -50,6 +50,9 @@ VALUES (:epoch, :id, :owner, :opened_at, :closed_at, :digest);
 -- name: find_incarnation
 SELECT epoch FROM incarnation WHERE id = :id AND closed_at IS NULL;
 
+-- name: last_epoch
+SELECT COALESCE(MAX(epoch), 0) FROM incarnation;
+
 -- name: close_incarnation
 UPDATE incarnation
 SET    closed_at = :closed_at,

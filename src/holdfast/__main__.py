@@ -1,0 +1,21 @@
+"""The command `holdfast`, also `python -m holdfast`; its words are in `holdfast.cli`."""
+
+import sys
+
+from holdfast.core.errors import MissingExtraError
+
+
+def main() -> None:
+    """Run the command line; ends the process with its exit code."""
+    try:
+        from holdfast.cli.app import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in {"typer", "rich"}:
+            raise
+        sys.stderr.write(f"{MissingExtraError(feature='the command line', extra='cli')}\n")
+        sys.exit(3)
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""
+The words of the command line: one function per command, options and help; the work is elsewhere.
+
+The store is named by `--store URL` or the environment variable HOLDFAST_STORE.
+"""
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+
+from holdfast.cli import inspection, upkeep
+from holdfast.cli.demo import KILLS, Wish, run_demo
+from holdfast.cli.exits import EXIT_CODES, Ending, ending_of
+from holdfast.cli.output import say
+from holdfast.core.errors import HoldfastError
+
+app = typer.Typer(
+    name="holdfast",
+    no_args_is_help=True,
+    # Rich tracebacks show local variables, and those may hold stored content.
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    epilog=EXIT_CODES,
+    help="Look after a Holdfast store, and see it survive kill -9.",
+)
+
+_STORE_HELP: Final = "sqlite:///FILE or postgresql://…"
+Store = Annotated[str, typer.Option("--store", envvar="HOLDFAST_STORE", help=_STORE_HELP)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document per line.")]
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        app(args=arguments, prog_name="holdfast")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(Ending.FAULT)
+    return int(Ending.DONE)
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True,
+            file_okay=False,
+            help="Folder of text files; without one, Python's standard library.",
+        ),
+    ] = None,
+    store: Annotated[
+        str, typer.Option("--store", help=f"{_STORE_HELP}; without it, a temporary SQLite file.")
+    ] = "",
+    kills: Annotated[int, typer.Option(min=0, max=1000, help="How often to kill.")] = KILLS,
+    seed: Annotated[int | None, typer.Option(help="Draws when to kill; repeats a run.")] = None,
+    files: Annotated[int | None, typer.Option(min=1, help="How many files at most.")] = None,
+    report: Annotated[str, typer.Option(help="JSON report; '' for none.")] = "build/demo.json",
+    plant: Annotated[str, typer.Option(hidden=True)] = "",
+) -> None:
+    """
+    Ingest a folder in a worker that is killed with SIGKILL again and again, then compare.
+
+    \b
+    Example:
+      holdfast demo ~/texts --kills 50 --seed 7
+    """
+    wish = Wish(folder, store, kills, seed, files, report, plant)
+    _finish(lambda: run_demo(wish))
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    store: Annotated[str, typer.Argument(envvar="HOLDFAST_STORE", help=_STORE_HELP)],
+    as_json: Json = False,
+) -> None:
+    """
+    Read everything in a store and name each damage: stream, sequence, reason.
+
+    \b
+    Example:
+      holdfast verify sqlite:///agent.db
+    """
+    _finish_async(inspection.verify(store, as_json=as_json))
+
+
+@app.command(epilog=EXIT_CODES)
+def streams(
+    store: Store,
+    prefix: Annotated[str, typer.Option(help="How the names begin.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Name behind which to go on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """
+    List streams in the order of their names.
+
+    \b
+    Example:
+      holdfast streams --store sqlite:///agent.db --prefix chat/ --json
+    """
+    _finish_async(inspection.list_streams(store, prefix, limit, after, as_json=as_json))
+
+
+@app.command(epilog=EXIT_CODES)
+def events(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    store: Store,
+    after: Annotated[int, typer.Option(min=0, help="Sequence behind which to begin.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many at most.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Wait for more; end: Ctrl-C.")] = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Show the events of a stream.
+
+    \b
+    Example:
+      holdfast events chat/user-42 --store sqlite:///agent.db --after 10 --follow --json
+    """
+    _finish_async(
+        inspection.show_events(store, stream, after, limit, follow=follow, as_json=as_json)
+    )
+
+
+@app.command(epilog=EXIT_CODES)
+def info(store: Store, as_json: Json = False) -> None:
+    """
+    Say what a store is: id, epoch, schema, durability, software.
+
+    \b
+    Example:
+      holdfast info --store sqlite:///agent.db
+    """
+    _finish_async(inspection.show_info(store, as_json=as_json))
+
+
+@app.command(epilog=EXIT_CODES)
+def migrate(
+    store: Store,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done.")] = False,
+    as_json: Json = False,
+) -> None:
+    """
+    Bring the schema of a store up to date; every opening for writing does the same.
+
+    \b
+    Example:
+      holdfast migrate --store sqlite:///agent.db --dry-run
+    """
+    _finish_async(upkeep.migrate(store, dry_run=dry_run, as_json=as_json))
+
+
+@app.command("export", epilog=EXIT_CODES)
+def export_(
+    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
+    store: Store,
+    output: Annotated[Path, typer.Option("--output", dir_okay=False, help="File to write.")],
+) -> None:
+    """
+    Write one stream into a file: all of it or nothing, readable by you only.
+
+    \b
+    Example:
+      holdfast export chat/user-42 --store sqlite:///agent.db --output user-42.ndjson
+    """
+    _finish_async(upkeep.export_stream(store, stream, output))
+
+
+@app.command("import", epilog=EXIT_CODES)
+def import_(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An export.")],
+    store: Store,
+) -> None:
+    """
+    Check an export and append its events to the stream of the same name, which must be empty.
+
+    An import that was killed goes on where it stopped when it is run again.
+
+    \b
+    Example:
+      holdfast import user-42.ndjson --store postgresql://localhost/agent
+    """
+    _finish_async(upkeep.import_stream(store, file))
+
+
+def _finish_async(work: Coroutine[Any, Any, Ending]) -> NoReturn:
+    _finish(lambda: asyncio.run(work))
+
+
+def _finish(work: Callable[[], Ending]) -> NoReturn:
+    """End the command with the code that its work deserves."""
+    raise typer.Exit(int(_ending(work)))
+
+
+def _ending(work: Callable[[], Ending]) -> Ending:
+    try:
+        ending = work()
+        sys.stdout.flush()
+    except HoldfastError as error:
+        say(f"holdfast: {error}")
+        return ending_of(error)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return Ending.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Ending.UNHEARD
+    except OSError as error:
+        say(f"holdfast: {error.filename or 'system'}: {error.strerror}")
+        return Ending.UNCHECKED
+    except Exception as error:
+        # Frames and type, but not the message: it may quote what is stored.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        say(f"holdfast: a fault in Holdfast ({type(error).__name__}); please report it with this")
+        sys.stderr.write(frames)
+        return Ending.FAULT
+    return ending
