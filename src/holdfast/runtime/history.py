@@ -10,6 +10,8 @@ Invariant: for every `after=n` a reader gets exactly the events n+1, n+2 ... in 
 
 from collections.abc import AsyncIterator, Iterable
 
+import msgspec
+
 from holdfast.core.errors import DamagedError, InvalidValueError, LimitError, StreamNotFoundError
 from holdfast.core.event import Event, Head, RecordedEvent, recorded
 from holdfast.core.key import encode_name, prefix_end
@@ -29,6 +31,7 @@ class StreamInfo(Head, frozen=True):
 
     Attributes:
         damaged_at: sequence of an event that was found damaged; everything before it reads.
+            1 in a listing if it is the head itself: nothing of the stream reads then.
     """
 
     damaged_at: int | None = None
@@ -222,7 +225,11 @@ async def list_streams(
     first = begin if after is None else max(begin, encode_name("after", after) + b"\0")
     heads = await store.read(lambda reader: reader.heads(first, prefix_end(begin), limit))
     known = await damages.known()
-    return [described(head, known) for head in heads]
+    infos = [described(one.head, known) for one in heads]
+    return [
+        info if one.intact else msgspec.structs.replace(info, damaged_at=1)
+        for one, info in zip(heads, infos, strict=True)
+    ]
 
 
 def described(head: Head, known: dict[tuple[str, str], int | None]) -> StreamInfo:

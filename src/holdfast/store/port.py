@@ -97,6 +97,13 @@ class Finding(msgspec.Struct, frozen=True):
     sequence: int | None = None
 
 
+class Listed(msgspec.Struct, frozen=True):
+    """A stream's head as a listing finds it; one that is damaged is marked, not hidden."""
+
+    head: Head
+    intact: bool
+
+
 class BlobRow(msgspec.Struct, frozen=True):
     """A stored blob as read, not yet unpacked."""
 
@@ -139,7 +146,7 @@ class Reads(Protocol):
         """Return a stream's head, or None."""
         ...
 
-    def heads(self, first: bytes, until: bytes, limit: int) -> list[Head]:
+    def heads(self, first: bytes, until: bytes, limit: int) -> list[Listed]:
         """Return heads by encoded name, from `first` (included) to `until` (excluded)."""
         ...
 

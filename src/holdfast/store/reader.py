@@ -22,7 +22,7 @@ from holdfast.core.event import (
 from holdfast.core.key import Key
 from holdfast.core.unit import LeaseRow, RecordRow
 from holdfast.store import rows
-from holdfast.store.port import BlobRow, SnapshotRow, Verdict
+from holdfast.store.port import BlobRow, Listed, SnapshotRow, Verdict
 
 Fetch = Callable[..., list[rows.Row]]
 Cursor = dict[str, Any]
@@ -44,10 +44,10 @@ class Reader:
                 return head
         return None
 
-    def heads(self, first: bytes, until: bytes, limit: int) -> list[Head]:
+    def heads(self, first: bytes, until: bytes, limit: int) -> list[Listed]:
         """Return heads by name, from `first` (included) to `until` (excluded)."""
         found = self.fetch("list_heads", first=first, until=until, limit=limit)
-        return [rows.read_head(row) for row in found]
+        return [rows.list_head(row) for row in found]
 
     def events(self, stream: str, after: int, limit: int) -> tuple[Head | None, list[EventRow]]:
         """

@@ -17,7 +17,7 @@ from holdfast.core.event import EventRow, Head, stream_id
 from holdfast.core.ids import derived_id
 from holdfast.core.key import Key, decode_key, encode_key, encode_name
 from holdfast.core.unit import LeaseRow, PutBlob, PutSnapshot, RecordRow
-from holdfast.store.port import BlobRow, SnapshotRow
+from holdfast.store.port import BlobRow, Listed, SnapshotRow
 
 Row = Sequence[Any]
 
@@ -59,24 +59,19 @@ def read_head(row: Row) -> Head:
     Raises:
         DamagedError: it does not match its digest.
     """
+    listed = list_head(row)
+    if not listed.intact:
+        raise _damaged("stream head", listed.head.name)
+    return listed.head
+
+
+def list_head(row: Row) -> Listed:
+    """Return a head from its columns, marked if it does not match its digest."""
     name, origin, last, last_digest, first, anchor, closed, seal = row
-    shown = _shown(name)
-    try:
-        head = Head(
-            bytes(name).decode(),
-            origin,
-            last,
-            bytes(last_digest),
-            first,
-            bytes(anchor),
-            closed == 1,
-        )
-        intact = head.seal() == bytes(seal) and closed in (0, 1)
-    except (TypeError, ValueError) as error:
-        raise _damaged("stream head", shown) from error
-    if not intact:
-        raise _damaged("stream head", shown)
-    return head
+    shown = bytes(name).decode(errors="replace")
+    head = Head(shown, origin, last, bytes(last_digest), first, bytes(anchor), closed == 1)
+    intact = shown.encode() == bytes(name) and closed in (0, 1) and head.seal() == bytes(seal)
+    return Listed(head, intact)
 
 
 def read_event(row: Row) -> EventRow:

@@ -369,10 +369,16 @@ class SqliteDriver:
         """Read everything and yield what does not fit."""
         with self.reading() as reader:
             yield from verify_rows(reader)
+        yield from self._verify_file()
+
+    def _verify_file(self) -> list[Finding]:
+        lines: list[str] = []
         with self._main_lock:
-            for (line,) in self._connection().raw.execute("PRAGMA integrity_check"):
-                if line != "ok":
-                    yield Finding("database", self.location, str(line))
+            try:
+                lines = [row[0] for row in self._connection().raw.execute("PRAGMA integrity_check")]
+            except apsw.Error as error:
+                lines.append(str(as_store_error(self.location, error)))
+        return [Finding("database", self.location, line) for line in lines if line != "ok"]
 
     def _look(self, watcher: SqliteConnection) -> Changes | None:
         version = watcher.pragma("data_version")
