@@ -1,0 +1,71 @@
+"""Run the rows: `python -m bench [--only row,row] [--seconds S] [--store sqlite|postgresql]`."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+from bench.append import LOADS, append
+from bench.follow import follow, read
+from bench.loop import stall
+from bench.measure import Result
+from bench.place import STORES, Place, Plan, place
+from bench.report import gains, show, write
+from bench.size import growth, import_time, memory
+
+Row = Callable[[Place, str], Awaitable[list[Result]]]
+
+ROWS: dict[str, Row] = {
+    **{load.name: partial(append, load=load) for load in LOADS},
+    "follow": follow,
+    "read": read,
+    "stall": stall,
+    "growth": growth,
+    "memory": memory,
+    "import": import_time,
+}
+
+
+def measure(folder: Path, rows: list[str], stores: tuple[str, ...], plan: Plan) -> list[Result]:
+    """Measure rows on stores, in a folder below `folder` that is removed afterwards."""
+    results: list[Result] = []
+    with place(folder, stores, plan) as here:
+        for name in rows:
+            for store in ("-",) if name == "import" else stores:
+                print(f"   {name} {store}", file=sys.stderr, flush=True)
+                results += asyncio.run(_row(ROWS[name], here, store))
+    return [*results, *gains(results)]
+
+
+async def _row(row: Row, here: Place, store: str) -> list[Result]:
+    return await row(here, store)
+
+
+def _rows(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in ROWS]:
+        raise argparse.ArgumentTypeError(f"no such row: {unknown[0]}; there are {', '.join(ROWS)}")
+    return names
+
+
+def main() -> None:
+    """Measure, print, and leave the report."""
+    parser = argparse.ArgumentParser("python -m bench", description=__doc__)
+    parser.add_argument("--only", type=_rows, default=list(ROWS), help="rows, separated by commas")
+    parser.add_argument("--seconds", type=float, default=Plan().seconds, help="of one slice")
+    parser.add_argument("--rounds", type=int, default=Plan().rounds, help="slices of each thing")
+    parser.add_argument("--events", type=int, default=Plan().events, help="in the long stream")
+    parser.add_argument("--store", choices=STORES, action="append", help="default: both")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="on a real disk")
+    parser.add_argument("--report", type=Path, default=Path("build/bench.json"))
+    given = parser.parse_args()
+    plan = Plan(seconds=given.seconds, rounds=given.rounds, events=given.events)
+    results = measure(given.folder, given.only, tuple(given.store or STORES), plan)
+    write(given.report, results)
+    show(results)
+
+
+if __name__ == "__main__":
+    main()
