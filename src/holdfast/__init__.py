@@ -8,7 +8,15 @@ Holdfast keeps what long-lived Python processes know across `kill -9` and power 
             ...
 """
 
-from holdfast.core.errors import HoldfastError
+from holdfast.core.errors import (
+    CodecError,
+    ConflictError,
+    FenceError,
+    HoldfastError,
+    NotFoundError,
+    StateError,
+    StoreError,
+)
 from holdfast.core.event import Event, RecordedEvent
 from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
 from holdfast.core.unit import (
@@ -39,15 +47,19 @@ __all__ = [
     "AtVersion",
     "BUFFERED",
     "CloseStream",
+    "CodecError",
     "Committed",
+    "ConflictError",
     "DURABLE",
     "DeleteBlob",
     "DeleteRecord",
     "EPHEMERAL",
     "Event",
     "Fence",
+    "FenceError",
     "GrantLease",
     "HoldfastError",
+    "NotFoundError",
     "Options",
     "Outcome",
     "PatchRecord",
@@ -58,6 +70,8 @@ __all__ = [
     "ReleaseLease",
     "RenewLease",
     "Runtime",
+    "StateError",
+    "StoreError",
     "Tier",
     "TrimStream",
     "Unit",

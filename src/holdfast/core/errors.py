@@ -9,51 +9,6 @@ fields, not prose: the message is rendered from them, `code` is stable over rele
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
-__all__ = [
-    "BlobNotFoundError",
-    "ClosedError",
-    "CodecError",
-    "ConflictError",
-    "DamagedError",
-    "DamagedFileError",
-    "DecodeError",
-    "EncodeError",
-    "FenceError",
-    "ForkedError",
-    "HoldfastError",
-    "IncarnationFencedError",
-    "InvalidValueError",
-    "LeaseExpiredError",
-    "LeaseHeldError",
-    "LimitError",
-    "MigrationChangedError",
-    "MissingExtraError",
-    "NotFoundError",
-    "OutcomeForgottenError",
-    "OutcomeUnknownError",
-    "PoisonedError",
-    "QueueFullError",
-    "ReadOnlyError",
-    "RecordNotFoundError",
-    "SchemaNewerError",
-    "SequenceConflictError",
-    "SnapshotAheadError",
-    "StaleGenerationError",
-    "StateError",
-    "StoreBusyError",
-    "StoreError",
-    "StoreFullError",
-    "StoreNotFoundError",
-    "StoreRefusedError",
-    "StoreUnavailableError",
-    "StreamClosedError",
-    "StreamNotFoundError",
-    "TooOldError",
-    "UnexpectedError",
-    "UnsafeStoreError",
-    "VersionConflictError",
-]
-
 
 @dataclass(eq=False, kw_only=True)
 class HoldfastError(Exception):

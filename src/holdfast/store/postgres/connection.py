@@ -136,7 +136,7 @@ class PostgresConnection:
             "default_transaction_isolation": "read committed",
         }
         for name, value in settings.items():
-            self._cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
+            self.fetch("set_setting", setting=name, value=value)
 
 
 def parse(url: str) -> tuple[str, str, str]:

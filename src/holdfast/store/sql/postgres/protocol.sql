@@ -30,6 +30,10 @@ SELECT pg_advisory_xact_lock((65536 + abs(hashtext(current_schema())) % 32768));
 -- name: notify
 SELECT pg_notify('holdfast_' || current_schema(), :epoch);
 
+-- For the length of the session.
+-- name: set_setting
+SELECT set_config(:setting, :value, false);
+
 -- name: settings
 SELECT current_setting('fsync'), current_setting('full_page_writes'),
        current_setting('synchronous_commit'), current_setting('server_version'),
