@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from holdfast.core import codec
+from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import Key
 from holdfast.core.tier import BUFFERED, DURABLE, Tier
 from holdfast.core.unit import AtVersion, PatchRecord, Unit, Write
@@ -90,14 +91,19 @@ class Session(Generic[T]):
 
         Raises:
             EncodeError: a field cannot be stored exactly; nothing was written.
-            VersionConflictError: another runtime changed the session; load it anew.
+            VersionConflictError: another runtime changed the session; nothing was written, and
+                the session holds what is stored now.
             OutcomeUnknownError: the commit failed.
         """
         async with self._lock:
             draft = copy.deepcopy(self.value)
             yield draft
             encode_fields(draft, self._shape.fields(BUFFERED))
-            await self._save(DURABLE, draft, also)
+            try:
+                await self._save(DURABLE, draft, also)
+            except VersionConflictError:
+                await self._load_tier(DURABLE)
+                raise
             self.value = draft
 
     @property
