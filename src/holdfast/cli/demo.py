@@ -228,7 +228,7 @@ def _print(report: dict[str, object], verdict: Verdict, store: str, order: Order
         style = "" if good is None else "green" if good else "bold red"
         table.add_row(name, Text(str(value), style=style), Text(remark, style="dim"))
 
-    row("acknowledged", verdict.acknowledged, "the await returned, and the worker said so")
+    row("acknowledged", verdict.acknowledged, "told by the worker after the await")
     row("found again", verdict.found, "the same event at the same sequence")
     row("lost", verdict.lost, "acknowledged and not there", good=not verdict.lost)
     row("done twice", verdict.repeated, "recorded or acknowledged again", good=not verdict.repeated)
@@ -237,9 +237,9 @@ def _print(report: dict[str, object], verdict: Verdict, store: str, order: Order
     row(
         "start to ready",
         f"{report['ready_ms_p50']} ms",
-        f"p50, from the start of the process; longest {report['ready_ms_max']} ms",
+        f"median; longest {report['ready_ms_max']} ms",
     )
-    row("kept unanswered", verdict.unanswered, "recorded, but killed before the answer")
+    row("kept unanswered", verdict.unanswered, "recorded, killed before the answer")
     row("buffered behind", report["buffered_behind"], "files at most; equal at the end")
     row("damage", verdict.findings, "found by verify", good=not verdict.findings)
     row("checksum", verdict.checksum[:16], _checksum_remark(verdict))
@@ -260,7 +260,7 @@ def _print(report: dict[str, object], verdict: Verdict, store: str, order: Order
 def _checksum_remark(verdict: Verdict) -> str:
     if verdict.changed:
         return f"{verdict.changed} files were changed by somebody meanwhile"
-    return "the same as of the files themselves" if verdict.whole else "differs from the files"
+    return "the same as of the files" if verdict.whole else "differs from the files"
 
 
 def _fsync_per_s(store: str, clock: SystemClock) -> int | None:

@@ -41,6 +41,11 @@ def write_json(value: object) -> None:
     sys.stdout.flush()
 
 
+def write_text(text: str) -> None:
+    """Write text of Holdfast's own to stdout, as it is."""
+    sys.stdout.write(text + "\n")
+
+
 def write_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a table to stdout; whole and plain where nobody looks."""
     console = Console(markup=False, highlight=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import holdfast
 from holdfast.cli.exits import Ending
-from holdfast.cli.output import say, write_json, write_rows
+from holdfast.cli.output import say, write_json, write_text
 from holdfast.runtime import transfer
 from holdfast.runtime.schema import pending
 
@@ -17,7 +17,7 @@ async def migrate(store: str, *, dry_run: bool, as_json: bool) -> Ending:
             write_json({"number": step.number, "name": step.name, "script": step.script})
     elif dry_run:
         for step in steps:
-            write_rows((f"{step.number:04d} {step.name}",), [(step.script,)])
+            write_text(f"-- {step.number:04d} {step.name}\n\n{step.script}")
     if not dry_run:
         async with holdfast.open(store):
             pass
