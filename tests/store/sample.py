@@ -88,7 +88,9 @@ async def contents(rt: Runtime) -> dict[str, Any]:
         },
         "listed": [(info.name, info.last_sequence, info.closed) for info in await rt.streams()],
         "records": {
-            key: None if (found := await rt.records.find("note", ("k", key))) is None else found.value
+            key: None
+            if (found := await rt.records.find("note", ("k", key))) is None
+            else found.value
             for key in "0123"
         },
         "lease": held and (held.key, held.generation, held.holder),
@@ -136,8 +138,8 @@ def dump(path: Path) -> dict[str, list[Any]] | None:
     try:
         db = apsw.Connection(f"file:{path}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | 64)
         for table in TABLES:
-            rows = [tuple(row) for row in db.execute(f"SELECT * FROM {table}")]
-            found[table] = [row[:3] for row in rows] if table == "migration" else rows
+            shown = "number, name, checksum" if table == "migration" else "*"
+            found[table] = [tuple(row) for row in db.execute(f"SELECT {shown} FROM {table}")]
         db.close()
     except (apsw.Error, UnicodeDecodeError):
         return None

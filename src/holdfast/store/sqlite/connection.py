@@ -113,6 +113,11 @@ class SqliteConnection:
         with self.mapped():
             return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
 
+    def schema(self) -> list[rows.Row]:
+        """Return what SQLite keeps of every table, index and trigger, by name."""
+        text = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+        return list(self.raw.execute(text))
+
     def make_durable(self) -> None:
         """
         Turn on WAL and synchronous=FULL, and check that they and psow=0 are in force.

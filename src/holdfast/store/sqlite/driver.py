@@ -37,6 +37,7 @@ from holdfast.core.errors import (
     StoreFullError,
     StoreNotFoundError,
 )
+from holdfast.core.failpoint import Failpoints
 from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
@@ -180,10 +181,9 @@ class SqliteDriver:
         if not self._options.read_only:
             check(self.location, known("sqlite"), applied)
         # The mark is read before the last transaction: others may commit in between.
-        marks = guard.mark.exists()
-        marked = guard.mark.read(self._read_store(main)) if applied and marks else None
+        marks, marked = guard.mark.exists(), None
         if applied:
-            self._read_store(main)
+            marked = guard.mark.read(self._read_store(main))
             self._known.read_last(main)
         number = self._known.number
         if not marks:
@@ -375,10 +375,26 @@ class SqliteDriver:
         lines: list[str] = []
         with self._main_lock:
             try:
-                lines = [row[0] for row in self._connection().raw.execute("PRAGMA integrity_check")]
+                main = self._connection()
+                lines = [row[0] for row in main.raw.execute("PRAGMA integrity_check")]
+                if main.schema() != self._shipped_schema():
+                    lines.append("the schema is not the one that its migrations make")
             except apsw.Error as error:
                 lines.append(str(as_store_error(self.location, error)))
         return [Finding("database", self.location, line) for line in lines if line != "ok"]
+
+    def _shipped_schema(self) -> list[rows.Row]:
+        """Return the schema that the applied migrations make; a newer one is not known here."""
+        applied = len(SqliteMigrator(self._connection(), self._world).applied())
+        fresh = SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)
+        try:
+            if applied > len(known("sqlite")):
+                return self._connection().schema()
+            migrator = SqliteMigrator(fresh, self._world)
+            migrate(self.location, migrator, known("sqlite")[:applied], Failpoints())
+            return fresh.schema()
+        finally:
+            fresh.close()
 
     def _look(self, watcher: SqliteConnection) -> Changes | None:
         version = watcher.pragma("data_version")
