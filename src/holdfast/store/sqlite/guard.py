@@ -33,6 +33,7 @@ a log says that there was one.
 import errno
 import fcntl
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -54,6 +55,7 @@ APPLICATION_ID: Final = 0x484F4C44
 BALLAST_BYTES: Final = 256 * 1024
 _LOOK_AGAIN: Final = 0.02
 _SHOWN_BYTES_MAX: Final = 64
+_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
@@ -128,7 +130,8 @@ class Guard:
         self._alone = _try_lock(self._life, fcntl.LOCK_EX)
         self._failpoints.reach("boot.locked")
         if self._alone:
-            remove_leftovers(self.path)
+            for replaced in (self.path, self.mark.path, self._ballast):
+                remove_leftovers(replaced)
             self._look()
         elif os.pread(self._life, _SHOWN_BYTES_MAX, 0) != self._shown_identity():
             raise self._unopened(
@@ -199,14 +202,16 @@ class Guard:
             if self.mark.exists():
                 raise self.refuse(f"the main file {state}, but its mark says there was a store")
             return
-        self._look_at_main(size, log)
-        if log:
-            self._look_at_log(size)
+        logged = self._look_at_log(size) if log else frozenset[int]()
+        self._look_at_main(size, log, logged)
 
-    def _look_at_main(self, size: int, log: int) -> None:
+    def _look_at_main(self, size: int, log: int, logged: frozenset[int]) -> None:
         with self.path.open("rb") as file:
             head = file.read(100)
         if head[:16] != _SQLITE_MAGIC:
+            # A page that was being written home when the power failed is still in the log.
+            if 1 in logged or self._is_half_made():
+                return
             raise self.refuse("the main file does not begin as an SQLite database")
         application = int.from_bytes(head[68:72], "big")
         if application not in (0, APPLICATION_ID):
@@ -217,7 +222,18 @@ class Guard:
         if log == 0 and size < needed:
             raise self.refuse(f"the main file was cut: {size} of {needed} bytes are there")
 
-    def _look_at_log(self, size: int) -> None:
+    def _is_half_made(self) -> bool:
+        """
+        Tell whether the power failed while SQLite made the file.
+
+        Its journal, synced before the first byte of the main file, says that there was nothing,
+        and SQLite goes back to that. Later there is a log instead, and a mark.
+        """
+        journal = self.path.with_name(self.path.name + "-journal")
+        return journal.exists() and not self.wal.exists() and not self.mark.exists()
+
+    def _look_at_log(self, size: int) -> frozenset[int]:
+        """Return the pages that the log holds."""
         with self.wal.open("rb") as file:
             verdict = examine(file)
         if verdict.damaged_frame is not None:
@@ -230,6 +246,7 @@ class Guard:
         if behind:
             # Or pages that were free before they were ever written; SQLite knows which.
             self.suspicion = f"the main file was cut: page {min(behind)} is missing"
+        return verdict.pages
 
     def _keep_copy(self) -> str:
         if not self._alone:
@@ -282,7 +299,7 @@ def file_system(folder: Path, mounts: str) -> str:
     best, kind = "", "unknown"
     for line in mounts.splitlines():
         _, point, name, *_ = line.split(" ")
-        point = point.encode().decode("unicode_escape")
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), point)
         inside = str(folder) == point or str(folder).startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, name

@@ -30,30 +30,30 @@ class Mark:
 
     def __init__(self, path: Path, files: Files, *, sync: bool) -> None:
         """Take where the mark is, how files are written, and whether each write is synced."""
-        self._path = path
+        self.path = path
         self._files = files
         self._sync = sync
 
     def exists(self) -> bool:
         """Return whether a mark was ever written here."""
-        return bool(self._files.read(self._path))
+        return bool(self._files.read(self.path))
 
     def read(self, store_id: bytes) -> int | None:
         """Return the highest number marked for this store, or None if no slot fits it."""
-        data = self._files.read(self._path) or b""
+        data = self._files.read(self.path) or b""
         slots = (data[offset : offset + SLOT_BYTES] for offset in (0, SLOT_DISTANCE))
         numbers = [int.from_bytes(slot[:8], "big") for slot in slots if _fits(slot, store_id)]
         return max(numbers, default=None)
 
     def start(self, store_id: bytes, number: int) -> None:
-        """Write both slots and sync them; done once, before the first acknowledgement."""
-        for offset in (0, SLOT_DISTANCE):
-            self._files.write_at(self._path, offset, _slot(store_id, number), sync=True)
+        """Make the mark, durable and whole or not at all; done once, before the first answer."""
+        slot = _slot(store_id, number)
+        self._files.replace(self.path, slot.ljust(SLOT_DISTANCE, b"\0") + slot)
 
     def write(self, store_id: bytes, number: int) -> None:
         """Remember that this transaction was committed."""
         offset = SLOT_DISTANCE * (number % 2)
-        self._files.write_at(self._path, offset, _slot(store_id, number), sync=self._sync)
+        self._files.write_at(self.path, offset, _slot(store_id, number), sync=self._sync)
 
 
 def _slot(store_id: bytes, number: int) -> bytes:

@@ -6,9 +6,10 @@ After a power cut that is right: the tail was never acknowledged. After a flippe
 not. The two can be told apart without any cost while running, because with synchronous=FULL
 a transaction is written only after the one before it was synced. So:
 
-    if a frame does not verify, and *behind* it there is a commit frame whose successor
-    continues its checksum and belongs to another transaction, then everything up to that
-    commit frame was synced once, and the frame that does not verify was damaged later.
+    if a frame does not verify, and *behind* it there is a commit frame that continues the
+    checksum of its predecessor, and whose successor continues its own and belongs to another
+    transaction, then everything up to that commit frame was synced once, and the frame that
+    does not verify was damaged later.
 
 A commit frame may be repeated to fill the sector (psow=0); such a repetition belongs to the
 same transaction and proves nothing. A damaged header proves nothing either: what lies behind
@@ -88,21 +89,25 @@ def _walk(
             uncommitted.clear()
         frame = _read_frame(wal, page_size)
     intact = WalVerdict(good, page_size, size_pages, frozenset(pages))
-    number = good + 1
+    number, before = good + 1, None
     while frame:
         following = _read_frame(wal, page_size)
-        if following and _proves(frame, following, salts, order):
+        if before and following and _proves(before, frame, following, salts, order):
             return intact._replace(damaged_frame=good + 1, proven_by=number)
-        frame, number = following, number + 1
+        before, frame, number = frame, following, number + 1
     return intact
 
 
-def _proves(frame: _Frame, following: _Frame, salts: tuple[int, int], order: str) -> bool:
+def _proves(
+    before: _Frame, frame: _Frame, following: _Frame, salts: tuple[int, int], order: str
+) -> bool:
     if not frame.commit or frame.salts != salts or following.salts != salts:
         return False
     if following.commit and following.page == frame.page:
         return False
-    return _follows(following, frame.check, order)
+    # A torn header may join the commit of an older frame with the checksum of a newer one, so
+    # the commit frame has to verify itself.
+    return _follows(frame, before.check, order) and _follows(following, frame.check, order)
 
 
 def _follows(frame: _Frame, check: tuple[int, int], order: str) -> bool:
