@@ -302,9 +302,7 @@ def test_a_damaged_head_takes_no_other_unit_of_its_batch_down(
     run(filled_url, look)
 
 
-def test_behind_a_damaged_record_nothing_counts_as_absent(
-    filled_url: str, change: Change
-) -> None:
+def test_behind_a_damaged_record_nothing_counts_as_absent(filled_url: str, change: Change) -> None:
     """X3. A batch that failed on a damaged record leaves no wrong memory of its neighbours."""
     change("UPDATE record SET version = 9 WHERE tag = %s", ("tag0",))
 
@@ -344,5 +342,3 @@ def test_a_damaged_blob_is_not_served(filled_url: str, change: Change) -> None:
     change("UPDATE blob SET stored = %s WHERE size < 100", (b"another blob",))
     with pytest.raises(DamagedError, match="blob"):
         run(filled_url, contents)
-
-

@@ -116,11 +116,16 @@ class SqliteDriver:
             alone = self._guard.enter(
                 self._options.busy_wait, allow_unsafe=self._options.allow_unsafe
             )
-        notes = self._connect(alone)
-        schema = self._bring_up_to_date()
-        if not self._options.read_only:
-            self._enter()
-            self._mark_start()
+        try:
+            notes = self._connect(alone)
+            schema = self._bring_up_to_date()
+            if not self._options.read_only:
+                self._enter()
+                self._mark_start()
+        except OSError as error:
+            if self._guard is None:
+                raise
+            raise self._guard.as_store_error(error) from error
         if self._guard is not None:
             self._watcher = self._connect_reader()
             self._watched_position = self._known.position

@@ -41,6 +41,7 @@ from typing import Final
 
 from holdfast.core.errors import (
     StoreBusyError,
+    StoreError,
     StoreFullError,
     StoreRefusedError,
     UnsafeStoreError,
@@ -115,10 +116,7 @@ class Guard:
         try:
             self._enter(wait)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise StoreFullError(reason=str(error.strerror)) from error
-            place = error.filename or self.folder
-            raise self._unopened(f"{place} cannot be used ({error.strerror})") from error
+            raise self.as_store_error(error) from error
         self._failpoints.reach("boot.guarded")
         return self._alone
 
@@ -179,6 +177,13 @@ class Guard:
     def drop_ballast(self) -> None:
         """Give the space back, so that recovery and deletion work on a full disk."""
         self._files.remove(self._ballast)
+
+    def as_store_error(self, error: OSError) -> StoreError:
+        """Return Holdfast's error for one that a file of the store met while it was opened."""
+        if error.errno == errno.ENOSPC:
+            return StoreFullError(reason=str(error.strerror))
+        place = error.filename or self.folder
+        return self._unopened(f"{place} cannot be used ({error.strerror})")
 
     def refuse(self, reason: str) -> StoreRefusedError:
         """Keep a copy of the files as found and return the error to raise."""
