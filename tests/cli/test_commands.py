@@ -1,0 +1,263 @@
+"""
+The commands that look at a store: what goes to stdout, what to stderr, and how they end.
+
+Every command runs as a process of its own, on SQLite and on PostgreSQL.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import holdfast
+from holdfast.cli.exits import Ending, ending_of
+from holdfast.core import errors
+from tests.cli.invocation import HOLDFAST, SECRET, documents, fill, invoke, run
+
+COMMANDS = ("demo", "verify", "streams", "events", "info", "migrate", "export", "import")
+
+
+def damage(url: str) -> None:
+    """Flip a byte in the payload of event 2 of chat/user-42, behind the store's back."""
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        content = bytearray(path.read_bytes())
+        at = content.index(b"\xa6number\x01") + 7
+        content[at] = 9
+        path.write_bytes(content)
+        return
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE holdfast.event DISABLE TRIGGER ALL")
+        changed = connection.execute(
+            "UPDATE holdfast.event SET payload = set_byte(payload, 8, 9) "
+            "WHERE sequence = 2 AND type = 'turn_added'"
+        )
+        assert changed.rowcount == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_and_the_exit_codes(command: str) -> None:
+    """Nobody has to look the words up elsewhere."""
+    done = invoke(command, "--help")
+    assert done.returncode == 0
+    assert f"holdfast {command} " in done.stdout.split("Example:")[1]
+    assert "Exit codes: 0 done; 1 damage found" in done.stdout
+
+
+def test_verify_ends_with_0_if_all_is_well(store: str) -> None:
+    """X13: a sound store has no findings, and stdout stays empty."""
+    done = invoke("verify", store)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "all well" in done.stderr
+
+
+def test_verify_names_stream_and_sequence_of_damage_and_ends_with_1(store: str) -> None:
+    """X3, X13, X12: damage is named exactly, its content is not shown."""
+    damage(store)
+    done = invoke("verify", store, "--json")
+    assert done.returncode == 1, done.stderr
+    (finding,) = documents(done)
+    assert (finding["name"], finding["sequence"]) == ("chat/user-42", 2)
+    table = invoke("verify", store=store)
+    assert table.returncode == 1
+    assert "chat/user-42" in table.stdout
+    assert SECRET not in done.stdout + done.stderr + table.stdout + table.stderr
+
+
+def test_verify_of_a_file_that_was_cut_ends_with_1(tmp_path: Path) -> None:
+    """X13: a store that is refused because of damage is damage found."""
+    path = tmp_path / "store.db"
+    run(fill(f"sqlite:///{path}"))
+    os.truncate(path, 100)
+    done = invoke("verify", f"sqlite:///{path}")
+    assert done.returncode == 1
+    assert "a copy is in" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", ["sqlite:///{}/no.db", "sqlite:///{}/no/folder.db", "postgresql:///x?host={}"]
+)
+def test_verify_of_nothing_ends_with_3_and_makes_nothing(words: str, tmp_path: Path) -> None:
+    """X13: could not check is not the same as damaged, nor as sound."""
+    done = invoke("verify", words.format(tmp_path))
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("holdfast: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verify_of_an_empty_database_ends_with_3(empty: str) -> None:
+    """A server without a store, or no file: nothing was checked."""
+    assert invoke("verify", empty).returncode == 3
+
+
+def test_streams_are_listed_by_name_and_page_by_page(store: str) -> None:
+    """A listing goes on behind the last name it showed."""
+    done = invoke("streams", "--store", store, "--prefix", "chat/", "--limit", "1", "--json")
+    (first,) = documents(done)
+    assert (first["stream"], first["last_sequence"]) == ("chat/user-42", 3)
+    assert "--after 'chat/user-42'" in done.stderr
+    rest = documents(invoke("streams", "--after", "chat/user-42", "--json", store=store))
+    assert [stream["stream"] for stream in rest] == ["chat/zoe", "run/1"]
+    assert "chat/zoe" in invoke("streams", store=store).stdout
+
+
+def test_events_are_data_on_stdout_one_document_a_line(store: str) -> None:
+    """What is printed can be piped on."""
+    words = ["events", "chat/user-42", "--store", store, "--after", "1"]
+    done = invoke(*words, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [event["sequence"] for event in documents(done)] == [2, 3]
+    assert documents(done)[0]["data"] == {"number": 1, "text": SECRET}
+    assert len(invoke(*words, "--limit", "1").stdout.splitlines()) == 1
+
+
+def test_a_stream_that_is_not_there_ends_with_5(store: str) -> None:
+    """Not found is not an empty stream."""
+    done = invoke("events", "chat/nobody", "--store", store)
+    assert (done.returncode, done.stdout) == (5, "")
+
+
+def test_follow_shows_what_another_process_appends(store: str) -> None:
+    """Following reads the log and goes on reading it, until Ctrl-C."""
+    words = [*HOLDFAST, "events", "chat/zoe", "--store", store, "--follow", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert '"sequence":1' in process.stdout.readline()
+
+        async def append() -> None:
+            async with holdfast.open(store) as rt:
+                await rt.history("chat/zoe").append("turn_added", {"text": "later"})
+
+        run(append())
+        assert '"later"' in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> None:
+    """`holdfast events … | head -1` shows no traceback."""
+    store = f"sqlite:///{tmp_path / 'store.db'}"
+    run(fill(store, events=2_000))
+    words = [*HOLDFAST, "events", "chat/user-42", "--store", store]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_looking_is_no_opening(store: str) -> None:
+    """Commands that look leave no trace: the epoch does not grow, info says what it is."""
+    first, second = (documents(invoke("info", "--store", store, "--json"))[0] for _ in "12")
+    assert first == second
+    assert first["epoch"] == 1
+    assert first["durability"] == "synced"
+    assert len(first["store_id"]) == 32
+    assert invoke("info", store=store).stdout.count("\n") > 5
+
+
+def test_migrate_prints_first_what_it_would_do(empty: str) -> None:
+    """With --dry-run nothing is made; without, nothing is left to do."""
+    planned = documents(invoke("migrate", "--store", empty, "--dry-run", "--json"))
+    assert [step["number"] for step in planned] == list(range(1, len(planned) + 1))
+    assert "CREATE TABLE" in invoke("migrate", "--store", empty, "--dry-run").stdout
+    assert invoke("verify", empty).returncode == 3
+    assert invoke("migrate", "--store", empty).returncode == 0
+    assert documents(invoke("migrate", "--store", empty, "--dry-run", "--json")) == []
+    assert invoke("verify", empty).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["events", "s"],
+        ["streams", "--limit", "0", "--store", "sqlite:///x.db"],
+        ["streams", "--store", "mysql://x"],
+        ["nothing"],
+        ["import", "/no/such/file", "--store", "sqlite:///x.db"],
+    ],
+)
+def test_wrong_words_end_with_2(words: list[str]) -> None:
+    """Usage is told apart from everything that concerns a store."""
+    done = invoke(*words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr
+
+
+def test_names_from_a_store_never_steer_a_terminal(tmp_path: Path) -> None:
+    """X6: a stream may have any name, and showing it does nothing but show it."""
+    store, name = f"sqlite:///{tmp_path / 'store.db'}", "a\x1b]0;owned\x07[red]\n\u202eb"
+    run(fill(store, stream=name))
+    for words in (["streams"], ["events", name]):
+        done = invoke(*words, "--store", store)
+        assert done.returncode == 0
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.stdout + done.stderr)
+    assert "\\x1b]0;owned\\x07[red]\\n\\u202eb" in invoke("streams", "--store", store).stdout
+
+
+def test_a_password_in_a_url_is_not_shown(postgres_url: str) -> None:
+    """X12: what is printed may be pasted into a ticket."""
+    run(fill(postgres_url))
+    url = f"{postgres_url}&password=hunter2".replace(":///", "://user:hunter2@/")
+    for words in (["verify", url], ["info", "--store", url], ["verify", url + "&schema=none"]):
+        done = invoke(*words)
+        assert "hunter2" not in done.stdout + done.stderr, done.stderr
+
+
+def test_a_fault_shows_frames_but_no_values(tmp_path: Path) -> None:
+    """X12: an unexpected exception may quote what it read, so its text is not shown."""
+    program = f"""
+import holdfast.cli.upkeep, holdfast.cli.inspection
+async def fail(*words, **more):
+    raise RuntimeError({SECRET!r})
+holdfast.cli.inspection.show_info = fail
+from holdfast.cli.app import run
+raise SystemExit(run(["info", "--store", "sqlite:///x.db"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 70
+    assert "RuntimeError" in done.stderr
+    assert "in fail" in done.stderr
+    assert SECRET not in done.stderr.replace(program, "")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_a_missing_extra_is_said_with_the_words_that_install_it(missing: str) -> None:
+    """The library works without the command line's packages."""
+    program = f"""
+import sys
+sys.modules[{missing!r}] = None
+from holdfast.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "pip install 'holdfast[cli]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_family_of_errors_has_its_exit_code() -> None:
+    """Damage found and could not check are never mixed up."""
+    refused = errors.StoreRefusedError(store="s", reason="r")
+    judged = errors.StoreRefusedError(store="s", reason="r", report="a copy is in kept")
+    found = {
+        errors.DamagedError(what="stream", name="s", reason="r"): Ending.BROKEN,
+        errors.DamagedFileError(file="f", line=1, reason="r"): Ending.BROKEN,
+        judged: Ending.BROKEN,
+        refused: Ending.UNCHECKED,
+        errors.StoreUnavailableError(reason="r"): Ending.UNCHECKED,
+        errors.StoreNotFoundError(store="s"): Ending.UNCHECKED,
+        errors.DecodeError(what="w", reason="r"): Ending.UNCHECKED,
+        errors.SequenceConflictError(stream="s", expected=0, actual=1): Ending.CONFLICT,
+        errors.StaleGenerationError(key="k", generation=1, actual=2): Ending.CONFLICT,
+        errors.StreamNotFoundError(stream="s"): Ending.ABSENT,
+        errors.TooOldError(stream="s", after=0, first_sequence=2): Ending.ABSENT,
+        errors.InvalidValueError(what="w", reason="r"): Ending.USAGE,
+    }
+    assert {error: ending_of(error) for error in found} == found
