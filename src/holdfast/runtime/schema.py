@@ -1,12 +1,14 @@
 """What opening a store for writing would do to its schema, without doing it."""
 
+from collections.abc import Sequence
+
 from holdfast.core.errors import StoreNotFoundError
 from holdfast.runtime.runtime import open
 from holdfast.store.migrate import Migration, known
 from holdfast.store.options import scheme
 
 
-async def pending(url: str) -> list[Migration]:
+async def pending(url: str) -> Sequence[Migration]:
     """
     Return the migrations that a store lacks, in order; all of them if there is no store yet.
 

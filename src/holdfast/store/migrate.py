@@ -12,6 +12,7 @@ if all its statements are applied.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Protocol
@@ -67,15 +68,16 @@ class Migrator(Protocol):
         ...
 
 
-def known(dialect: str) -> list[Migration]:
-    """Return the migrations this Holdfast ships for a dialect, in order."""
+@cache
+def known(dialect: str) -> tuple[Migration, ...]:
+    """Return the migrations this Holdfast ships for a dialect, in order; read once."""
     folder = files("holdfast.store") / "migrations" / dialect
     found: list[Migration] = []
     for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
         number, _, name = entry.name.removesuffix(".sql").partition("_")
         script = entry.read_text(encoding="utf-8")
         found.append(Migration(int(number), name, script, sha256(script.encode()).hexdigest()))
-    return found
+    return tuple(found)
 
 
 def check(

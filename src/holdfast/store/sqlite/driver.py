@@ -22,6 +22,7 @@ import os
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.store import rows
 from holdfast.store.files import SystemFiles
-from holdfast.store.migrate import check, known, migrate
+from holdfast.store.migrate import Migration, check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
@@ -391,15 +392,9 @@ class SqliteDriver:
     def _shipped_schema(self) -> list[rows.Row]:
         """Return the schema that the applied migrations make; a newer one is not known here."""
         applied = len(SqliteMigrator(self._connection(), self._world).applied())
-        fresh = SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)
-        try:
-            if applied > len(known("sqlite")):
-                return self._connection().schema()
-            migrator = SqliteMigrator(fresh, self._world)
-            migrate(self.location, migrator, known("sqlite")[:applied], Failpoints())
-            return fresh.schema()
-        finally:
-            fresh.close()
+        if applied > len(known("sqlite")):
+            return self._connection().schema()
+        return _schema_of(known("sqlite")[:applied])
 
     def _look(self, watcher: SqliteConnection) -> Changes | None:
         version = watcher.pragma("data_version")
@@ -433,3 +428,14 @@ def _sound(main: SqliteConnection) -> bool:
         return bool(main.pragma("quick_check") == "ok")
     except DamagedError:
         return False
+
+
+@cache
+def _schema_of(migrations: tuple[Migration, ...]) -> list[rows.Row]:
+    """Return the schema that migrations make, in a store of its own in memory."""
+    fresh = SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)
+    try:
+        migrate("memory", SqliteMigrator(fresh, World()), migrations, Failpoints())
+        return fresh.schema()
+    finally:
+        fresh.close()

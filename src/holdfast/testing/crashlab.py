@@ -1,0 +1,374 @@
+"""
+Power loss under a Holdfast store: every image a cut may leave is opened and judged.
+
+A workload runs on a recorded disk. Each image of each cut is then opened by the real driver
+with the real guard, and has to be sound:
+
+- it opens; no image that the model allows is refused, so the mark is never ahead and the scan
+  of the log never raises a false alarm;
+- it is the store that was opened before, under a higher epoch, and holds exactly the content
+  after unit n, where n is acknowledged or is the batch that was under way;
+- `verify` finds nothing; one more commit works; a second opening sees the same and that
+  commit; the same image laid again is recovered to the same.
+
+What an image is worth does not depend on the cut, only what was promised before it does, so
+equal images are opened once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import cast
+
+import apsw
+import msgspec
+
+from holdfast.core import codec
+from holdfast.core.errors import HoldfastError
+from holdfast.core.ids import Ids
+from holdfast.core.unit import PutRecord, Unit
+from holdfast.core.world import World
+from holdfast.store.options import Options
+from holdfast.store.port import Driver, Opened
+from holdfast.store.reader import Reader
+from holdfast.store.sqlite.driver import SqliteDriver
+from holdfast.testing.acts import Recording
+from holdfast.testing.disk import Disk, RecordingFiles
+from holdfast.testing.images import Breadth, CrashImage, Cut, Scratch, cut_at, cuts, images
+from holdfast.testing.workload import (
+    ManualClock,
+    content_of,
+    perform,
+    states_of,
+    steps_of,
+)
+
+__all__ = ["CASES", "Case", "Found", "PowerLoss", "Tally", "UnsoundError", "examine"]
+
+NAME = "a.db"
+_AGAIN = 8
+_NESTED_BREADTH = Breadth(prefixes=2, sectors=1, mixtures=2, garbage=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """
+    A kind of workload and disk.
+
+    Attributes:
+        steps: how many steps are run.
+        skip: how many of them were run before the recording, on an empty folder if 0.
+        small: many small steps instead of few large ones.
+        sector_bytes: what the disk writes as a whole.
+        page_bytes: page size of the database.
+        checkpoint_pages: length of the log after which it is written home.
+        strict: sync the mark with each commit.
+        retention: seconds for which outcomes are kept.
+    """
+
+    steps: int
+    skip: int = 0
+    small: bool = False
+    sector_bytes: int = 512
+    page_bytes: int = 4096
+    checkpoint_pages: int = 12
+    strict: bool = False
+    retention: float = 3600.0
+
+
+CASES: Mapping[str, Case] = {
+    "new": Case(steps=3, sector_bytes=4096),
+    "sectors": Case(steps=26, skip=4, page_bytes=1024, checkpoint_pages=20),
+    "blocks": Case(steps=26, skip=4, sector_bytes=4096),
+    "strict": Case(steps=16, skip=4, sector_bytes=4096, strict=True),
+    "trimmed": Case(steps=262, skip=250, small=True, page_bytes=1024, retention=60.0),
+}
+
+
+class UnsoundError(Exception):
+    """An image is not sound."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """
+    What an opening made of an image.
+
+    Attributes:
+        content: digest of everything that can be read.
+        store_id: which store it is, hexadecimal.
+        epoch: number of this opening.
+        wrong: what is not sound about it; empty if nothing is.
+    """
+
+    content: bytes = b""
+    store_id: str = ""
+    epoch: int = 0
+    wrong: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """
+    What was done and what it showed.
+
+    Attributes:
+        cuts: moments at which the power was cut.
+        images: images judged, different ones of each cut.
+        opened: different images that were opened.
+        nested: images among them that come from a second cut, during recovery.
+        lost: cases in which something acknowledged was gone.
+        unsound: other cases that are not as promised.
+        failures: the first of both, each with the command that repeats it.
+    """
+
+    cuts: int = 0
+    images: int = 0
+    opened: int = 0
+    nested: int = 0
+    lost: int = 0
+    unsound: int = 0
+    failures: list[str] = field(default_factory=list[str])
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything was as promised."""
+        return not self.lost and not self.unsound
+
+    def blame(self, what: str, *, lost: bool) -> None:
+        """Count a failure; the first few are kept in words."""
+        self.lost += lost
+        self.unsound += not lost
+        if len(self.failures) < 10:
+            self.failures.append(what)
+
+    def add(self, other: "Tally") -> None:
+        """Count what another tally counted."""
+        for name in ("cuts", "images", "opened", "nested", "lost", "unsound"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.failures = [*self.failures, *other.failures][:10]
+
+
+class _LeanFiles(RecordingFiles):
+    """Recorded small files with a tiny ballast: its size matters only on a full disk."""
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put new content in the place of the old."""
+        super().replace(path, data[:64] if path.name == "ballast" else data)
+
+
+def examine(connect: Callable[[], Driver], *, thorough: bool = True) -> Found:
+    """
+    Open a store after an accident, read everything, commit once more, open it again.
+
+    Args:
+        connect: makes a driver for it, not opened yet.
+        thorough: read everything at the second opening too, not only what was committed.
+    """
+    try:
+        return _examine(connect, thorough)
+    except (HoldfastError, UnsoundError) as error:
+        return Found(wrong=f"{type(error).__name__}: {error}")
+
+
+def _examine(connect: Callable[[], Driver], thorough: bool) -> Found:
+    with _opened(connect) as (driver, opened):
+        content = _content(driver)
+        if findings := list(driver.verify()):
+            raise UnsoundError(f"verify: {findings[0]}")
+        unit_id = driver.last_number().to_bytes(6, "big") + bytes(10)
+        driver.commit([Unit((PutRecord("after", ("crash",), codec.encode(1)),), (), unit_id)])
+        after = _content(driver) if thorough else b""
+    with _opened(connect) as (driver, again):
+        if again.epoch <= opened.epoch or again.store_id != opened.store_id:
+            raise UnsoundError(f"epoch {again.epoch} of the second opening, or another store")
+        if driver.outcome(unit_id) != "committed":
+            raise UnsoundError("the second opening does not know the commit of the first")
+        if thorough and (after == content or _content(driver) != after):
+            raise UnsoundError("the second opening differs from the first")
+    return Found(content, opened.store_id.hex(), opened.epoch)
+
+
+@contextmanager
+def _opened(connect: Callable[[], Driver]) -> Iterator[tuple[Driver, Opened]]:
+    driver = connect()
+    opened = driver.open()
+    try:
+        # A killed client's server may still be committing; this waits for it.
+        driver.outcome(bytes(16))
+        yield driver, opened
+    finally:
+        driver.close()
+
+
+def _content(driver: Driver) -> bytes:
+    with driver.reading() as reader:
+        return content_of(cast(Reader, reader))  # Scans are no part of the port.
+
+
+class PowerLoss:
+    """One workload, recorded, and the judgement of what power cuts leave of it."""
+
+    def __init__(self, seed: int, case: str, breadth: Breadth) -> None:
+        """
+        Run the workload of a seed.
+
+        Args:
+            seed: decides the workload and the images.
+            case: one of `CASES`.
+            breadth: how many images of the large families per cut.
+        """
+        self.seed = seed
+        self.name = case
+        self.tally = Tally()
+        self._case = CASES[case]
+        self._breadth = breadth
+        self._steps = steps_of(seed, self._case.steps, small=self._case.small)
+        self._states = states_of(self._steps)
+        self._known: dict[bytes, Found] = {}
+        self._rng = Random(f"nested/{seed}")
+        self.recording = self._record()
+
+    def survey(
+        self, *, only_cut: int | None = None, family: str = "", nested: float = 0.0, every: int = 1
+    ) -> Tally:
+        """
+        Judge the images.
+
+        Args:
+            only_cut: judge this cut alone.
+            family: judge this family of images alone.
+            nested: share of the images in whose recovery the power is cut again.
+            every: judge each so-manieth cut.
+        """
+        with Scratch() as scratch, Scratch() as inner:
+            for number, cut in enumerate(self._cuts(only_cut)):
+                if number % every:
+                    continue
+                self.tally.cuts += 1
+                for image in images(cut, self.seed, self._breadth):
+                    if family and image.family != family:
+                        continue
+                    self._judge(cut, image, scratch)
+                    if self._rng.random() < nested:
+                        self._cut_again(cut, image, scratch, inner)
+        return self.tally
+
+    def _cuts(self, only: int | None) -> Iterator[Cut]:
+        if only is None:
+            yield from cuts(self.recording, sector_bytes=self._case.sector_bytes)
+        else:
+            yield cut_at(self.recording, only, sector_bytes=self._case.sector_bytes)
+
+    def _judge(self, cut: Cut, image: CrashImage, scratch: Scratch, within: str = "") -> None:
+        self.tally.images += 1
+        found = self._known.get(image.digest)
+        if found is None:
+            found = self._known[image.digest] = self._open(image, scratch)
+        acknowledged, tried, store_id, epoch = promised(cut.notes)
+        wrong = found.wrong
+        if not wrong and store_id and (found.store_id != store_id or found.epoch <= epoch):
+            wrong = f"another store, or epoch {found.epoch} after {epoch}"
+        allowed = {self._states[acknowledged], self._states[tried]}
+        if not wrong and found.content in allowed:
+            return
+        lost = not wrong and found.content in self._states[:acknowledged]
+        where = f"seed {self.seed} cut {cut.at} family {image.family!r}{within}"
+        replay = (
+            f"python -m tests.lab --only power --case {self.name} --seed {self.seed} "
+            f"--cut {cut.at} --family {image.family!r}"
+        )
+        what = wrong or ("acknowledged units are gone" if lost else "no state of the workload")
+        self.tally.blame(f"{where}: {what}; replay: {replay}", lost=lost)
+
+    def _open(self, image: CrashImage, scratch: Scratch) -> Found:
+        self.tally.opened += 1
+        thorough = self.tally.opened % _AGAIN == 0
+        found = examine(self._connector(scratch.lay(image.files), "judge"), thorough=thorough)
+        if thorough and not found.wrong:
+            copy = examine(self._connector(scratch.lay(image.files), "judge"))
+            if copy != found:
+                return Found(wrong="a copy of the image is recovered to something else")
+        return found
+
+    def _cut_again(self, cut: Cut, image: CrashImage, scratch: Scratch, inner: Scratch) -> None:
+        """Cut the power while this image is being recovered, and judge what that leaves."""
+        folder = scratch.lay(image.files)
+        with Disk(folder) as disk:
+            driver = self._connector(folder, "nested", disk)()
+            try:
+                driver.open()
+                disk.note("recovered")
+            except HoldfastError:
+                return  # Blamed already.
+            finally:
+                driver.close()
+        for second in cuts(disk.recording, sector_bytes=self._case.sector_bytes):
+            for again in images(second, self.seed, _NESTED_BREADTH):
+                self.tally.nested += 1
+                self._judge(cut, again, inner, f", cut again at {second.at} {again.family!r}")
+            if "recovered" in second.notes:
+                break
+
+    def _record(self) -> Recording:
+        case, clock = self._case, ManualClock()
+        with Scratch() as scratch:
+            folder = scratch.lay({})
+            if case.page_bytes != 4096:
+                _make_pages(folder / NAME, case.page_bytes)
+            if case.skip:
+                connect = self._connector(folder, "skipped", clock=clock)
+                perform(self._steps[: case.skip], connect, clock, _ignore)
+            with Disk(folder) as disk:
+                connect = self._connector(folder, "recorded", disk, clock=clock)
+                perform(self._steps, connect, clock, disk.note, skip=case.skip)
+        return disk.recording
+
+    def _connector(
+        self, folder: Path, life: str, disk: Disk | None = None, *, clock: ManualClock | None = None
+    ) -> Callable[[], Driver]:
+        """Return what makes a driver on a folder; ids are drawn from the seed and `life`."""
+        case = self._case
+        world = World(
+            clock=clock or ManualClock(float(case.steps)),
+            ids=Ids(Random(f"{life}/{self.seed}").randbytes),
+            vfs=disk.vfs if disk else "",
+            files=_LeanFiles(disk) if disk else None,
+        )
+        options = Options(
+            checkpoint_pages=case.checkpoint_pages,
+            strict=case.strict,
+            outcome_retention=case.retention,
+            readers=1,
+        )
+        return lambda: SqliteDriver(folder / NAME, options, world)
+
+
+def promised(notes: tuple[object, ...]) -> tuple[int, int, str, int]:
+    """Return what was acknowledged and tried, and the last opening's store and epoch."""
+    acknowledged = tried = epoch = 0
+    store_id = ""
+    for note in notes:
+        match note:
+            case ("acknowledged", int(number)):
+                acknowledged = number
+            case ("tried", int(number)):
+                tried = number
+            case ("opened", str(name), int(number)):
+                store_id, epoch = name, number
+            case _:
+                pass
+    return acknowledged, max(acknowledged, tried), store_id, epoch
+
+
+def _make_pages(path: Path, page_bytes: int) -> None:
+    """Make an empty database of a page size, for a store to be made in."""
+    db = apsw.Connection(str(path))
+    db.pragma("page_size", page_bytes)
+    db.execute("VACUUM")
+    db.close()
+
+
+def _ignore(_: object) -> None:
+    return
