@@ -5,7 +5,6 @@ Exports and imports run as processes; kills are real, at the failpoints around e
 step of writing a file, and around the commits of an import.
 """
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast.core.errors import DamagedFileError
-from holdfast.runtime.transfer import check_export
+from holdfast.core.errors import DamagedFileError, SequenceConflictError
+from holdfast.core.world import World
+from holdfast.runtime.transfer import check_export, import_stream
 from tests.cli.invocation import SECRET, fill, invoke, run
 from tests.cli.test_commands import damage
 
@@ -190,6 +190,22 @@ def test_a_stream_that_holds_something_else_is_not_touched(store: str, tmp_path:
     assert run(contents(store)) == before
 
 
+def test_an_event_that_differs_is_no_beginning(empty: str, tmp_path: Path) -> None:
+    """A stream of the same name with another first event is not the one that was exported."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(fill(origin))
+    export(origin, target)
+
+    async def begin_otherwise() -> None:
+        async with holdfast.open(empty) as rt:
+            await rt.history(STREAM).append("turn_added", {"number": 0, "text": "else"})
+
+    run(begin_otherwise())
+    before = run(contents(empty))
+    assert invoke("import", target, store=empty).returncode == 4
+    assert run(contents(empty)) == before
+
+
 def test_a_trimmed_stream_is_exported_but_not_imported(tmp_path: Path) -> None:
     """Its sequences could not be kept, and an import never changes them."""
     store, target = f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "export"
@@ -274,12 +290,19 @@ def test_two_imports_at_once_leave_every_event_once(empty: str, tmp_path: Path) 
     origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
     run(fill(origin, events=50))
     export(origin, target)
-    invoke("migrate", store=empty)
+    world, others = World(), list[int]()
 
-    async def race() -> list[int]:
-        words = [sys.executable, "-m", "holdfast", "import", str(target), "--store", empty]
-        racers = [await asyncio.create_subprocess_exec(*words) for _ in range(3)]
-        return [await racer.wait() for racer in racers]
+    def be_overtaken() -> None:
+        if not others:
+            others.append(invoke("import", target, store=empty).returncode)
 
-    assert set(run(race())) <= {0, 4}
+    world.failpoints.arm("commit.taken", be_overtaken)
+
+    async def race() -> None:
+        async with holdfast.open(empty, world=world) as rt:
+            await import_stream(rt, target)
+
+    with pytest.raises(SequenceConflictError):
+        run(race())
+    assert others == [0]
     assert run(contents(empty)) == run(contents(origin))
