@@ -1,0 +1,39 @@
+"""Layer L0 of the crash lab: every order of a few workers on one lease, by the rules of core."""
+
+import pytest
+
+from holdfast.testing.model import search
+from holdfast.testing.protocol import BROKEN, Bounds, Protocol
+
+pytestmark = pytest.mark.lab
+
+# The longest way to the mistake; if one is found only later, the search lost its order.
+ACTS_MAX = 6
+SMALL = Bounds(workers=2)
+
+
+def test_every_order_of_three_workers_keeps_one_owner() -> None:
+    """F13, F14, F15, F16. No state breaks an invariant, and in each somebody can go on."""
+    searched = search()
+    print(searched)
+    assert searched.broken == "", str(searched)
+    assert searched.states > 15_000, "the search lost a rule or a fault"
+    assert searched.depth > 15
+
+
+@pytest.mark.parametrize("protocol", BROKEN, ids=lambda one: one.name)
+def test_a_protocol_with_a_known_mistake_is_refuted(protocol: Protocol) -> None:
+    """F14, F15, F16. The shortest way to the mistake is shown."""
+    searched = search(protocol, SMALL)
+    print(searched)
+    assert searched.broken
+    assert 2 <= len(searched.trace) <= ACTS_MAX
+    assert f"1. {searched.trace[0]}" in str(searched)
+
+
+@pytest.mark.parametrize(
+    "bounds", [Bounds(workers=2, clones=0), Bounds(workers=2, boots=0), Bounds(workers=1)]
+)
+def test_fewer_faults_reach_fewer_states(bounds: Bounds) -> None:
+    """F13. Each fault adds states, so that none is a rule that never applies."""
+    assert search(bounds=bounds).states < search(bounds=SMALL).states
