@@ -8,7 +8,6 @@ are printed; `HOLDFAST_SEED` sets one, `HOLDFAST_DAMAGES` how many are tried.
 
 import asyncio
 import os
-import secrets
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from holdfast.store.port import Finding
 from holdfast.testing.acts import read_image
 from holdfast.testing.damage import IN_PLACE, Damage, Kind, draw
 from holdfast.testing.images import Scratch
+from tests.store.conftest import Tell
 from tests.store.sample import (
     CLOSED,
     EVENTS,
@@ -43,7 +43,6 @@ from tests.store.sample import (
     url_of,
 )
 
-SEED = int(os.environ.get("HOLDFAST_SEED") or secrets.randbelow(2**32))
 DAMAGES = int(os.environ.get("HOLDFAST_DAMAGES", "300"))
 FLIPS = 3
 KEYS = {
@@ -58,13 +57,6 @@ KEYS = {
     "incarnation": ("epoch",),
 }
 Change = Callable[[str, tuple[Any, ...]], list[Any]]
-
-
-@pytest.fixture(autouse=True)
-def seed() -> Random:
-    """The only source of chance, with its seed in the output of a failing test."""
-    print(f"seed {SEED}; replay with HOLDFAST_SEED={SEED}")
-    return Random(SEED)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +95,7 @@ def test_every_flipped_bit_of_a_payload_is_found_and_named(closed_image: dict[st
 
 
 def test_no_damage_that_changes_content_goes_unnoticed(
-    closed_image: dict[str, bytes], seed: Random
+    closed_image: dict[str, bytes], seed: Random, tell: Tell
 ) -> None:
     """F10. Random single damages of the main file, by opening or by verifying."""
     with Scratch() as scratch:
@@ -119,7 +111,7 @@ def test_no_damage_that_changes_content_goes_unnoticed(
             assert noticed or not changed, damage
             tally["changed" if changed else "harmless"] += 1
             tally["noticed although harmless"] += noticed and not changed
-    print(f"{DAMAGES} damages: {dict(tally)}, 0 unnoticed")
+    tell(f"{DAMAGES} damages: {dict(tally)}, 0 unnoticed")
     assert tally["changed"] > DAMAGES // 4
 
 
@@ -154,11 +146,7 @@ def change(filled_url: str) -> Iterator[Change]:
         path = filled_url.removeprefix("sqlite:///")
         with closing(apsw.Connection(path)) as db:
             db.set_busy_timeout(10_000)
-            triggers = db.execute(
-                "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
-            ).fetchall()
-            for (name,) in triggers:
-                db.execute(f"DROP TRIGGER {name}")
+            db.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
             yield lambda text, values: db.execute(text.replace("%s", "?"), values).fetchall()
         return
     import psycopg
@@ -223,7 +211,7 @@ def columns_of(change: Change, table: str) -> list[str]:
 
 
 def test_a_flipped_bit_in_any_column_is_found(
-    filled_url: str, change: Change, seed: Random
+    filled_url: str, change: Change, seed: Random, tell: Tell
 ) -> None:
     """X3, F10. Every column of every table; also those that hold no payload."""
     tried: Counter[str] = Counter()
@@ -239,7 +227,7 @@ def test_a_flipped_bit_in_any_column_is_found(
                     assert all(what and name for what, name in named)
                     tried[table] += 1
         assert list(driver.verify()) == []
-    print(f"flips by table: {dict(tried)}")
+    tell(f"flips by table: {dict(tried)}")
     assert set(tried) == set(KEYS)
 
 

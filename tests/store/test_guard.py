@@ -9,7 +9,6 @@ after the last checkpoint, and the mark beside them.
 import errno
 import hashlib
 import os
-import secrets
 import stat
 import subprocess
 import sys
@@ -27,9 +26,9 @@ from holdfast.store.sqlite.wal import FRAME_HEADER_BYTES, HEADER_BYTES
 from holdfast.testing.acts import read_image
 from holdfast.testing.damage import IN_PLACE, WHOLE_FILE, Damage, Kind, clone, draw
 from holdfast.testing.images import Scratch, write_image
+from tests.store.conftest import Tell
 from tests.store.sample import EVENTS, NOTES, OTHER, contents, fill, opened, refusal, run, url_of
 
-SEED = int(os.environ.get("HOLDFAST_SEED") or secrets.randbelow(2**32))
 DAMAGES = int(os.environ.get("HOLDFAST_DAMAGES", "300"))
 MAIN, LOG = "store.db", "store.db-wal"
 MARK = "store.db-holdfast/mark"
@@ -199,17 +198,15 @@ def test_a_missing_sidecar_is_noted(killed: Image, tmp_path: Path) -> None:
 
 
 def test_no_damage_of_main_file_log_or_mark_loses_anything_unnoticed(
-    images: tuple[Image, Image, dict[str, Any]],
+    images: tuple[Image, Image, dict[str, Any]], seed: Random, tell: Tell
 ) -> None:
     """F11, F12. Random single damages of a killed store: refused, found, or all is there."""
-    print(f"seed {SEED}; replay with HOLDFAST_SEED={SEED}")
-    rng = Random(SEED)
     earlier, killed, whole = images
     noticed = 0
     with Scratch() as scratch:
         for number in range(DAMAGES):
             kinds = (*IN_PLACE, Kind.FLIP, *WHOLE_FILE)
-            damage = draw(rng, killed, kinds, [(MAIN, LOG, LOG, MARK)[number % 4]])
+            damage = draw(seed, killed, kinds, [(MAIN, LOG, LOG, MARK)[number % 4]])
             url = url_of(scratch.lay(damage.applied(killed, earlier)) / MAIN)
             try:
                 with opened(url) as driver:
@@ -220,7 +217,7 @@ def test_no_damage_of_main_file_log_or_mark_loses_anything_unnoticed(
                 continue
             noticed += bool(findings)
             assert findings or found == whole, damage
-    print(f"{DAMAGES} damages of main file, log and mark: {noticed} noticed, the others harmless")
+    tell(f"{DAMAGES} damages of main file, log and mark: {noticed} noticed, others harmless")
     assert noticed > DAMAGES // 4
 
 
@@ -255,7 +252,7 @@ def test_the_strict_profile_syncs_the_mark_with_each_commit(
     sync = os.fdatasync
 
     def noting(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         sync(descriptor)
 
     async def work(rt: holdfast.Runtime) -> None:
@@ -493,7 +490,7 @@ def test_keys_never_become_file_names(tmp_path: Path) -> None:
             await rt.history(key).append("said", key)
             await rt.records.put("note", key, key)
             await rt.leases.grant(key, 60.0)
-        return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+        return set(modes_below(tmp_path))
 
     beside = {"store.db-holdfast", *(f"store.db-holdfast/{n}" for n in ("gate", "life", "mark"))}
     assert run(url_of(tmp_path / MAIN), work) == {
@@ -526,4 +523,7 @@ def test_every_file_is_private(killed: Image, tmp_path: Path) -> None:
 
 def modes_below(folder: Path) -> dict[str, int]:
     """Return the permissions of everything in a folder."""
-    return {str(path): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
+    return {
+        str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode)
+        for path in folder.rglob("*")
+    }

@@ -7,11 +7,10 @@ checkpoint. One is rewritten in the other byte order.
 """
 
 import io
-import os
-import secrets
 import struct
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -20,16 +19,8 @@ import pytest
 
 from holdfast.store.sqlite.wal import FRAME_HEADER_BYTES, HEADER_BYTES, examine
 
-SEED = int(os.environ.get("HOLDFAST_SEED") or secrets.randbelow(2**32))
 PAGE = 512
 FRAME = FRAME_HEADER_BYTES + PAGE
-
-
-@pytest.fixture(autouse=True)
-def seed() -> Random:
-    """The only source of chance, with its seed in the output of a failing test."""
-    print(f"seed {SEED}; replay with HOLDFAST_SEED={SEED}")
-    return Random(SEED)
 
 
 class Log:
@@ -90,7 +81,7 @@ def test_a_log_as_it_was_written_is_all_good(log: Log) -> None:
     """F11. Padding and what a rollback left behind raise no alarm."""
     content = log.read()
     found = frames(content)
-    assert any(one == two and one[1] for one, two in zip(found, found[1:], strict=False))
+    assert any(one == two and one[1] for one, two in pairwise(found))
     assert len(found) > log.ends[-1], "the rollback left nothing behind the last transaction"
     assert verdict(content) == (log.ends[-1], None)
     whole = examine(io.BytesIO(content))
