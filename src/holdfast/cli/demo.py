@@ -36,7 +36,7 @@ from holdfast.core.clock import SystemClock
 from holdfast.core.errors import InvalidValueError
 from holdfast.runtime.transfer import write_file
 
-KILLS: Final = 32
+KILLS: Final = 24
 _SQLITE: Final = "sqlite:///"
 _NAMED_MAX: Final = 3
 _PROBE_SECONDS: Final = 0.2
