@@ -44,10 +44,7 @@ class Pool(Generic[C]):
     def lend(self) -> Generator[C]:
         """Lend a connection for the length of a block."""
         with self._room:
-            with self._lock:
-                connection = self._free.pop() if self._free else None
-            if connection is None:
-                connection = self._connect()
+            connection = self._take() or self._connect()
             try:
                 yield connection
             finally:
@@ -59,6 +56,17 @@ class Pool(Generic[C]):
             self._closed = True
             free, self._free = self._free, []
         for connection in free:
+            connection.close()
+
+    def _take(self) -> C | None:
+        """Return a free connection that can still be used, if there is one."""
+        while True:
+            with self._lock:
+                if not self._free:
+                    return None
+                connection = self._free.pop()
+            if not connection.broken:
+                return connection
             connection.close()
 
     def _take_back(self, connection: C) -> None:

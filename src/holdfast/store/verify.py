@@ -11,7 +11,7 @@ Invariant: an undamaged store yields nothing, also while others write to it.
 
 from collections.abc import Callable, Iterator
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, DecodeError, TooOldError
@@ -21,6 +21,8 @@ from holdfast.store.port import Finding
 from holdfast.store.reader import PAGE_ROWS, Cursor, Reader
 
 Check = Callable[[Reader, rows.Row], None]
+# Numbers begin at 1; damaged ones may be anything.
+_LOWEST: Final = -(2**63)
 
 
 def verify_rows(reader: Reader) -> Iterator[Finding]:
@@ -167,7 +169,7 @@ def _after_content(row: rows.Row | None) -> Cursor:
 
 
 def _after_number(row: rows.Row | None) -> Cursor:
-    return {"after": 0 if row is None else row[0]}
+    return {"after": _LOWEST if row is None else row[0]}
 
 
 def _after_snapshot(row: rows.Row | None) -> Cursor:
