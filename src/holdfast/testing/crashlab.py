@@ -45,7 +45,17 @@ from holdfast.testing.workload import (
     steps_of,
 )
 
-__all__ = ["CASES", "Case", "Found", "PowerLoss", "Tally", "UnsoundError", "examine"]
+__all__ = [
+    "NAME",
+    "content",
+    "CASES",
+    "Case",
+    "Found",
+    "PowerLoss",
+    "Tally",
+    "UnsoundError",
+    "examine",
+]
 
 NAME = "a.db"
 _AGAIN = 8
@@ -174,20 +184,20 @@ def examine(connect: Callable[[], Driver], *, thorough: bool = True) -> Found:
 
 def _examine(connect: Callable[[], Driver], thorough: bool) -> Found:
     with _opened(connect) as (driver, opened):
-        content = _content(driver)
+        before = content(driver)
         if findings := list(driver.verify()):
             raise UnsoundError(f"verify: {findings[0]}")
         unit_id = driver.last_number().to_bytes(6, "big") + bytes(10)
         driver.commit([Unit((PutRecord("after", ("crash",), codec.encode(1)),), (), unit_id)])
-        after = _content(driver) if thorough else b""
+        after = content(driver) if thorough else b""
     with _opened(connect) as (driver, again):
         if again.epoch <= opened.epoch or again.store_id != opened.store_id:
             raise UnsoundError(f"epoch {again.epoch} of the second opening, or another store")
         if driver.outcome(unit_id) != "committed":
             raise UnsoundError("the second opening does not know the commit of the first")
-        if thorough and (after == content or _content(driver) != after):
+        if thorough and (after == before or content(driver) != after):
             raise UnsoundError("the second opening differs from the first")
-    return Found(content, opened.store_id.hex(), opened.epoch)
+    return Found(before, opened.store_id.hex(), opened.epoch)
 
 
 @contextmanager
@@ -202,7 +212,8 @@ def _opened(connect: Callable[[], Driver]) -> Iterator[tuple[Driver, Opened]]:
         driver.close()
 
 
-def _content(driver: Driver) -> bytes:
+def content(driver: Driver) -> bytes:
+    """Return what an opened store holds, by `content_of`."""
     with driver.reading() as reader:
         return content_of(cast(Reader, reader))  # Scans are no part of the port.
 

@@ -292,9 +292,11 @@ class Mirror:
         world = World(clock=self._clock, ids=self._ids)
         self._driver = SqliteDriver(None, Options(), world)
         self._driver.open()
+        self._taken: list[tuple[Unit, float]] = []
 
     def take(self, unit: Unit, at: float) -> None:
         """Commit one unit at a moment; a refusal changes nothing here either."""
+        self._taken.append((unit, at))
         self._clock.seconds = at
         self._driver.commit([msgspec.structs.replace(unit, id=self._ids.unit(0))])
 
@@ -302,6 +304,15 @@ class Mirror:
         """Return what it holds, by `content_of`."""
         with self._driver.reading() as reader:
             return content_of(reader)
+
+    def content_with(self, more: Sequence[tuple[Unit, float]]) -> bytes:
+        """Return what it would hold after more units."""
+        other = Mirror()
+        for unit, at in (*self._taken, *more):
+            other.take(unit, at)
+        content = other.content()
+        other.close()
+        return content
 
     def close(self) -> None:
         """Forget everything."""

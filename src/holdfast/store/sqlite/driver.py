@@ -98,12 +98,14 @@ class SqliteDriver:
         """Guard, connect, check the mark, migrate, draw an incarnation."""
         software = check_library(allow_unsafe=self._options.allow_unsafe)
         try:
-            return self._open(software)
-        except StoreFullError:
-            # A full disk refuses even the log's index; the ballast makes room for one try.
-            self.close()
-            self.relieve()
-            return self._open(software)
+            try:
+                return self._open(software)
+            except StoreFullError:
+                # A full disk refuses even the log's index; the ballast makes room for one try.
+                self.close()
+                self._known = Known()  # What the failed try made up was never committed.
+                self.relieve()
+                return self._open(software)
         except BaseException:
             self.close()
             raise
