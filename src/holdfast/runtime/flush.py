@@ -9,10 +9,11 @@ Invariants: unchanged sessions cause no write; a failed flush leaves its session
 in `failures`; `flush` returns when everything that was dirty at the call is durable.
 """
 
+import asyncio
 from weakref import WeakSet
 
 from holdfast.core.clock import Clock
-from holdfast.runtime.service import Service, together
+from holdfast.runtime.service import Service
 from holdfast.runtime.session import Session
 
 CHUNK_SESSIONS = 500
@@ -37,8 +38,19 @@ class Flusher(Service):
         await self.flush()
 
     async def flush(self) -> None:
-        """Write everything that is dirty now; a barrier."""
+        """
+        Write everything that is dirty now; a barrier.
+
+        Raises:
+            HoldfastError: a session could not be written; all others were tried all the same.
+        """
         dirty = [session for session in self._sessions if session.dirty]
+        failures: list[BaseException] = []
         for start in range(0, len(dirty), CHUNK_SESSIONS):
-            await together(*(session.flush for session in dirty[start : start + CHUNK_SESSIONS]))
+            chunk = dirty[start : start + CHUNK_SESSIONS]
+            work = (session.flush() for session in chunk)
+            answers = await asyncio.gather(*work, return_exceptions=True)
+            failures += [answer for answer in answers if answer is not None]
+        if failures:
+            raise failures[0]
         self.flushed_at = self._clock.monotonic()

@@ -52,6 +52,8 @@ class Session(Generic[T]):
         self._saved: dict[Tier, dict[str, bytes]] = {DURABLE: {}, BUFFERED: {}}
         self._loaded = False
         self.value: T = kind()
+        # What the fields are when nothing changed them: the defaults, until something is stored.
+        self._clean = {tier: self._encoded(tier, self.value) for tier in self._saved}
 
     async def load(self) -> None:
         """
@@ -109,7 +111,7 @@ class Session(Generic[T]):
     @property
     def dirty(self) -> bool:
         """Whether buffered fields differ from what is stored."""
-        return bool(self._changed(BUFFERED, self.value))
+        return self._encoded(BUFFERED, self.value) != self._clean[BUFFERED]
 
     async def flush(self) -> None:
         """Write the buffered fields, if they changed, in one atomic write."""
@@ -132,12 +134,22 @@ class Session(Generic[T]):
         for record in committed.records:
             if record.kind == kind and record.key == self._key:
                 self._versions[tier] = record.version
-        self._saved[tier].update(changed)
+        self._note_saved(tier, changed)
 
     def _changed(self, tier: Tier, value: T) -> dict[str, bytes]:
+        """Return what to write; with the first change, also the fields that were never saved."""
+        encoded = self._encoded(tier, value)
+        if encoded == self._clean[tier]:
+            return {}
         saved = self._saved[tier]
-        encoded = encode_fields(value, self._shape.fields(tier))
         return {name: part for name, part in encoded.items() if saved.get(name) != part}
+
+    def _encoded(self, tier: Tier, value: T) -> dict[str, bytes]:
+        return encode_fields(value, self._shape.fields(tier))
+
+    def _note_saved(self, tier: Tier, fields: dict[str, bytes]) -> None:
+        self._saved[tier].update(fields)
+        self._clean[tier].update(fields)
 
     async def _load_tier(self, tier: Tier) -> None:
         kind = self._kind(tier)
@@ -147,7 +159,8 @@ class Session(Generic[T]):
         self._versions[tier] = row.version
         stored = codec.decode(row.value, kind)
         restore_fields(self.value, stored, self._shape)
-        self._saved[tier] = encode_fields(self.value, [n for n in stored if n in self._shape.tiers])
+        known = [name for name in self._shape.fields(tier) if name in stored]
+        self._note_saved(tier, encode_fields(self.value, known))
 
     def _kind(self, tier: Tier) -> str:
         return f"session.{self._shape.name}.{tier.value}"
