@@ -9,7 +9,7 @@ Invariant: a row is created only if it was loaded as absent; a connection that f
 raises `Again`, and the batch is decided anew.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -38,28 +38,60 @@ class Connection(Protocol):
         ...
 
 
+class Loading:
+    """
+    What is wanted of a batch and not known yet: queries to run, and their answers to keep.
+
+    Attributes:
+        queries: names and parameters, in the order in which they have to be run.
+    """
+
+    def __init__(self, wanted: Needs, state: State) -> None:
+        """Take what is wanted, and where it will be kept; what is absent becomes None."""
+        self._state = state
+        self._heads = [name for name in wanted.streams if name not in state.heads]
+        self._records = [key for key in wanted.records if key not in state.records]
+        self._leases = [key for key in wanted.leases if key not in state.leases]
+        self._anchors = sorted(wanted.anchors)
+        self.queries: list[tuple[str, dict[str, Any]]] = []
+        if self._heads:
+            self._ask("lock_heads", ids=sorted(map(stream_id, self._heads)))
+        if self._records:
+            ids = sorted(rows.record_id(kind, key) for kind, key in self._records)
+            self._ask("lock_records", ids=ids)
+        if self._leases:
+            self._ask("lock_leases", ids=sorted(map(rows.lease_id, self._leases)))
+        for stream, sequence in self._anchors:
+            self._ask("load_anchor", id=stream_id(stream), sequence=sequence)
+
+    def keep(self, found: Iterable[list[rows.Row]]) -> None:
+        """Keep what the queries found; behind a damaged row nothing counts as absent."""
+        state, answers = self._state, iter(found)
+        if self._heads:
+            heads = [rows.read_head(row) for row in next(answers)]
+            state.heads.update(dict.fromkeys(self._heads))
+            state.heads.update((head.name, head) for head in heads)
+        if self._records:
+            records = [rows.read_record(row) for row in next(answers)]
+            state.records.update(dict.fromkeys(self._records))
+            state.records.update(((one.kind, one.key), one) for one in records)
+        if self._leases:
+            leases = [rows.read_lease(row) for row in next(answers)]
+            state.leases.update(dict.fromkeys(self._leases))
+            state.leases.update((lease.key, lease) for lease in leases)
+        state.anchors = {}
+        for anchor, answer in zip(self._anchors, answers, strict=True):
+            for row in answer:
+                state.anchors[anchor] = bytes(row[0])
+
+    def _ask(self, name: str, **parameters: Any) -> None:
+        self.queries.append((name, parameters))
+
+
 def load(connection: Connection, wanted: Needs, state: State) -> None:
-    """Load into `state` what is wanted and not there yet; what is absent becomes None."""
-    if missing := [name for name in wanted.streams if name not in state.heads]:
-        found = connection.fetch("lock_heads", ids=sorted(map(stream_id, missing)))
-        # All are read before any is kept: behind a damaged one nothing counts as absent.
-        heads = [rows.read_head(row) for row in found]
-        state.heads.update(dict.fromkeys(missing))
-        state.heads.update((head.name, head) for head in heads)
-    if lost := [key for key in wanted.records if key not in state.records]:
-        ids = sorted(rows.record_id(kind, key) for kind, key in lost)
-        records = [rows.read_record(row) for row in connection.fetch("lock_records", ids=ids)]
-        state.records.update(dict.fromkeys(lost))
-        state.records.update(((one.kind, one.key), one) for one in records)
-    if unknown := [key for key in wanted.leases if key not in state.leases]:
-        found = connection.fetch("lock_leases", ids=sorted(map(rows.lease_id, unknown)))
-        leases = [rows.read_lease(row) for row in found]
-        state.leases.update(dict.fromkeys(unknown))
-        state.leases.update((lease.key, lease) for lease in leases)
-    state.anchors = {}
-    for stream, sequence in wanted.anchors:
-        for row in connection.fetch("load_anchor", id=stream_id(stream), sequence=sequence):
-            state.anchors[stream, sequence] = bytes(row[0])
+    """Load into `state` what is wanted and not there yet, one query after the other."""
+    loading = Loading(wanted, state)
+    loading.keep(connection.fetch(name, **parameters) for name, parameters in loading.queries)
 
 
 def write(connection: Connection, decision: Decision, state: State, moment: Moment) -> None:

@@ -1,15 +1,17 @@
 """
 A PostgreSQL connection that runs named statements, with its errors mapped once.
 
-Rows go in as sets: arrays for `unnest`, binary COPY for events. Every session commits
+Rows go in as sets: arrays for `unnest`, binary COPY for many events. What a transaction reads
+first and what it writes last each travel together, in one round trip. Every session commits
 synchronously, gives up on a lock after a limit, and is ended by the server if it hangs inside
 a transaction, so that a frozen process does not hold others up for long.
 """
 
+import select
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from holdfast.core.errors import (
     DamagedError,
@@ -28,10 +30,14 @@ from holdfast.store.sql import statements
 try:
     import psycopg
     from psycopg import errors, sql
+
+    from holdfast.store.postgres.pipeline import Call, Pipeline
 except ImportError as error:
     raise MissingExtraError(feature="a postgresql:// store", extra="postgres") from error
 
 DEFAULT_SCHEMA: Final = "holdfast"
+# Up to so many events go as arrays, together with all else; more go by COPY, one round trip more.
+FEW_EVENTS: Final = 200
 # In column order.
 _EVENT_TYPES: Final = "int8 int8 int8 text bytea bytea float8 bytea int2".split()  # noqa: SIM905
 _AGAIN: Final = (errors.SerializationFailure, errors.DeadlockDetected, errors.UniqueViolation)
@@ -58,37 +64,88 @@ class PostgresConnection:
         self._busy_wait = busy_wait
         with self.mapped():
             self.raw = psycopg.connect(conninfo, autocommit=True, cursor_factory=psycopg.Cursor)
+            if not read_only:
+                # Psycopg drops all prepared statements after a rollback, also the pipeline's.
+                self.raw.prepare_threshold = None
             self._cursor = self.raw.cursor(binary=True)
             self._set_up(read_only)
+        self._pipeline = Pipeline(self.raw)
+        self._held: list[tuple[Call, int]] = []
+        self._holding = False
 
     @property
     def broken(self) -> bool:
-        """Whether the connection is lost."""
-        return self.raw.closed or self.raw.broken
+        """Whether the connection is lost; looks, without a round trip, if the server hung up."""
+        if self.raw.closed:
+            return True
+        pgconn, ready = self.raw.pgconn, select.poll()
+        try:
+            ready.register(pgconn.socket, select.POLLIN)
+            while ready.poll(0):
+                pgconn.consume_input()
+        except psycopg.Error:
+            return True
+        return False
 
     def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
         """Run a query; a list parameter is an array."""
         with self.mapped():
-            self._cursor.execute(self._text(name), parameters)
+            self._cursor.execute(self._text(name).encode(), parameters)
             return list(self._cursor)
+
+    def fetch_together(
+        self, queries: Sequence[tuple[str, dict[str, Any]]], *, opening: str = ""
+    ) -> list[list[rows.Row]]:
+        """
+        Run queries in order, in one round trip.
+
+        Args:
+            queries: names and parameters.
+            opening: a statement that is not in a file, to be run before them.
+        """
+        calls = [Call(opening, {})] if opening else []
+        calls += [Call(self._text(name), parameters) for name, parameters in queries]
+        with self.mapped():
+            answers = self._pipeline.run(calls)
+        return [answer.rows for answer in answers[bool(opening) :]]
+
+    @contextmanager
+    def together(self) -> Generator[None]:
+        """Hold back what `run` and `run_rows` are given, and run it together at the end."""
+        self._holding = True
+        try:
+            yield
+            self._run_held()
+        finally:
+            self._holding = False
+            self._held.clear()
 
     def run(self, name: str, /, **parameters: Any) -> None:
         """Run a statement."""
+        if self._holding:
+            self._held.append((Call(self._text(name), parameters), 0))
+            return
         with self.mapped():
-            self._cursor.execute(self._text(name), parameters)
+            self._cursor.execute(self._text(name).encode(), parameters)
 
     def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
-        """Run a statement over a set of rows; raise `Again` if one is there already."""
+        """
+        Run a statement over a set of rows at the end of a block of `together`.
+
+        Raises:
+            Again: there, if one of the rows is there already.
+        """
+        if name == "append_events" and len(values) <= FEW_EVENTS:
+            name = "append_few_events"
         statement = self._statements[name]
-        with self.mapped():
-            if statement.text.startswith("COPY"):
-                self._copy(statement.text, values)
-                return
-            columns = zip(*values, strict=True)
-            arrays = dict(zip(statement.parameters, map(list, columns), strict=True))
-            self._cursor.execute(self._text(name), arrays)
-            if name.startswith("create_") and self._cursor.rowcount < len(values):
-                raise Again
+        if statement.text.startswith("COPY"):
+            self._run_held()
+            self._copy(statement.text, values)
+            return
+        columns = zip(*values, strict=True)
+        arrays = dict(zip(statement.parameters, map(list, columns), strict=True))
+        needed = len(values) if name.startswith("create_") else 0
+        self._held.append((Call(self._text(name), arrays), needed))
 
     def script(self, text: str) -> str:
         """Run one statement that is not in a file and return its command tag."""
@@ -113,17 +170,28 @@ class PostgresConnection:
         except psycopg.Error as error:
             raise as_store_error(self.location, error, self._busy_wait) from error
 
+    def _run_held(self) -> None:
+        """Run what is held back; a row that is not created anew was there already."""
+        held, self._held = self._held, []
+        if not held:
+            return
+        with self.mapped():
+            answers = self._pipeline.run([call for call, _ in held])
+        for answer, (_, needed) in zip(answers, held, strict=True):
+            if answer.touched < needed:
+                raise Again
+
     def _copy(self, text: str, values: Sequence[rows.Row]) -> None:
-        with self._cursor.copy(text.encode()) as copy:
+        with self.mapped(), self._cursor.copy(text.encode()) as copy:
             copy.set_types(_EVENT_TYPES)
             for row in values:
                 copy.write_row(row)
 
-    def _text(self, name: str) -> bytes:
+    def _text(self, name: str) -> str:
         text = self._numbered.get(name)
         if text is None:
             text = self._numbered[name] = self._statements[name].numbered()
-        return text.encode()
+        return text
 
     def _set_up(self, read_only: bool) -> None:
         wait = round(self._busy_wait * 1000)
@@ -152,7 +220,8 @@ def parse(url: str) -> tuple[str, str, str]:
     if not schema.isidentifier() or not schema.isascii() or len(schema) > 50:
         raise InvalidValueError(what="schema", reason=f"{schema!r} is not a short plain word")
     # Not `urlunsplit`: it drops the slashes of an empty host, which means a local socket.
-    conninfo = f"postgresql://{parts.netloc}{parts.path}?{urlencode(query)}"
+    # And `quote`, because libpq does not read a plus as a space.
+    conninfo = f"postgresql://{parts.netloc}{parts.path}?{urlencode(query, quote_via=quote)}"
     host = parts.netloc.rpartition("@")[2] or query.get("host", "")
     return f"postgresql://{host}{parts.path}?schema={schema}", conninfo, schema.lower()
 

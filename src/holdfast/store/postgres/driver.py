@@ -60,6 +60,8 @@ class PostgresDriver:
         self._listener: PostgresConnection | None = None
         self._readers = Pool(lambda: self._connect(read_only=True), options.readers)
         self._interrupt = threading.Event()
+        # Held while the listener is made, so that closing does not leave one behind.
+        self._listening = threading.Lock()
         self._incarnation = b""
         self._epoch = 0
         self._entry: dict[str, Any] = {}
@@ -148,8 +150,9 @@ class PostgresDriver:
     def close(self) -> None:
         """Say goodbye and release everything."""
         main, self._main = self._main, None
-        listener, self._listener = self._listener, None
-        self._open = False
+        with self._listening:
+            listener, self._listener = self._listener, None
+            self._open = False
         if os.getpid() != self._pid:
             return
         with suppress(StoreError, Again):
@@ -204,7 +207,7 @@ class PostgresDriver:
     def tidy(self) -> None:
         """Tell the other processes that there is something new; they only get a hint."""
         with suppress(StoreError, Again):
-            self._writing().run("notify", epoch=str(self._epoch))
+            self._writing().fetch_together([("notify", {"epoch": str(self._epoch)})])
 
     def relieve(self) -> None:
         """Do nothing: the server's disk is not ours."""
@@ -241,12 +244,15 @@ class PostgresDriver:
 
     def _hint(self, timeout: float) -> bool:
         """Wait for a notification that is not our own."""
-        if self._listener is None or self._listener.broken:
-            self._listener = self._connect(read_only=True)
-            self._listener.script(f"LISTEN holdfast_{self._listener.schema}")
+        with self._listening:
+            self._check_open()
+            listener = self._listener
+            if listener is None or listener.broken:
+                listener = self._listener = self._connect(read_only=True)
+                listener.script(f"LISTEN holdfast_{listener.schema}")
         own = str(self._epoch)
-        with self._listener.mapped():
-            found = self._listener.raw.notifies(timeout=timeout, stop_after=1)
+        with listener.mapped():
+            found = listener.raw.notifies(timeout=timeout, stop_after=1)
             return any(notification.payload != own for notification in found)
 
     def _changes(self) -> Changes:

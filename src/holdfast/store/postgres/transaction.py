@@ -4,10 +4,13 @@ One batch on PostgreSQL, step by step.
     BEGIN
     enter_batch       shared gate, lock on the last position, server's clock, incarnation known?
     lock_*            rows in id order, locked until the end
-    take_*            positions and a transaction number, above everything taken before
+    take_numbers      a transaction number and positions, above everything taken before
     (decide)
-    create_*, update_*, COPY, outcome
+    create_*, update_*, events, outcome
     COMMIT
+
+What stands above `decide` travels in one round trip, what stands below it in another, COMMIT in
+its own: only then is it known that everything else went well. The server keeps to the order.
 
 Rows that exist are locked before anything is decided. Rows that do not exist cannot be locked;
 creating one that somebody else created meanwhile is noticed (`Again`), and the batch starts
@@ -52,34 +55,42 @@ class PostgresTransaction:
         self._retention = retention
         self._state = State()
         self.number = 0
+        self._taken = 0
         self._position = 0
 
     def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
-        """Lock and load what is wanted, and take positions."""
-        main = self._main
-        main.script("BEGIN")
+        """Lock and load what is wanted, and take positions and a number."""
+        self._state = State()
+        loading = effects.Loading(wanted, self._state)
+        entered, *found, taken = self._main.fetch_together(
+            [
+                ("enter_batch", {"incarnation": self._incarnation}),
+                *loading.queries,
+                ("take_numbers", {"count": wanted.positions}),
+            ],
+            opening="BEGIN",
+        )
         self._world.failpoints.reach("commit.begun")
-        _, _, seconds, known = main.fetch("enter_batch", incarnation=self._incarnation)[0]
+        _, _, seconds, known = entered[0]
         if not known:
             raise IncarnationFencedError(
-                store=main.location, reason="it does not know this incarnation"
+                store=self._main.location, reason="it does not know this incarnation"
             )
-        self._state = State()
-        effects.load(main, wanted, self._state)
+        loading.keep(found)
         moment = Moment(self._world.clock.wall(), StoreTime(DOMAIN, seconds), self._incarnation)
-        taken: list[int] = []
-        if wanted.positions:
-            taken = [row[0] for row in main.fetch("take_positions", count=wanted.positions)]
-            self._position = taken[-1]
-        return self._state, moment, iter(taken)
+        self._taken, positions = taken[0]
+        if positions:
+            self._position = positions[-1]
+        return self._state, moment, iter(positions)
 
     def write(self, decision: Decision, moment: Moment) -> None:
         """Write all effects and the outcome."""
         main = self._main
-        self.number = main.fetch("take_number")[0][0]
-        effects.write(main, decision, self._state, moment)
+        self.number = self._taken
         row = effects.outcome(decision, self.number, self._epoch, self._position, moment)
-        main.run_rows("add_outcome", [row])
+        with main.together():
+            effects.write(main, decision, self._state, moment)
+            main.run_rows("add_outcome", [row])
         if self.number % effects.TRIM_EVERY == 0:
             effects.trim_outcomes(main, moment.wall - self._retention, self.number)
 
