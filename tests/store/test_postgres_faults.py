@@ -26,6 +26,7 @@ from holdfast.core.errors import (
     StoreRefusedError,
     UnsafeStoreError,
 )
+from holdfast.testing.programs import installation
 from holdfast.testing.proxy import Cut, Proxy
 from holdfast.testing.server import PostgresServer
 from tests.store.conftest import Tell
@@ -284,7 +285,7 @@ def test_a_standby_is_refused_for_writing_and_serves_reading(
 
 def restore(server: PostgresServer, dump: str) -> None:
     """Put a plain SQL dump in the place of what is there."""
-    programs = server._installation
+    programs = installation()
     ask(server.url, "DROP SCHEMA holdfast CASCADE")
     programs.account.run(programs.programs / "psql", "-q", "-d", server.url, "-f", dump)
 
@@ -294,7 +295,7 @@ def test_a_database_restored_under_a_live_runtime_fences_it(
     server: PostgresServer, how: str
 ) -> None:
     """F13. The older one is refused at its first write, and nothing of it is stored."""
-    programs = server._installation
+    programs = installation()
     run(server.url, fill)
     dump = server.data / "backup.sql"
     programs.account.run(
