@@ -16,9 +16,9 @@ from holdfast import Append, AtSequence, Outcome, Runtime, Unit
 from holdfast.core.errors import OutcomeUnknownError, PoisonedError
 from holdfast.core.world import World
 from holdfast.testing.disk import Call, Disk, Fault
+from holdfast.testing.proxy import Cut, Proxy
 from holdfast.testing.server import PostgresServer
 from tests.store.gate import LIMIT, Gate
-from tests.store.proxy import Proxy
 
 REFUSED = 2  # Index of the unit that is refused, among those of the failing batch.
 
@@ -149,7 +149,7 @@ def test_a_connection_lost_before_commit_is_told_and_resolved(postgres_url: str)
 def test_a_connection_lost_behind_commit_is_told_and_resolved(postgres_url: str) -> None:
     """F17. The server commits, the answer is lost: unknown to the caller, there when asked."""
     with Proxy(postgres_url) as proxy:
-        units = asyncio.run(_fail_on(proxy.url, proxy.cut_after_commit))
+        units = asyncio.run(_fail_on(proxy.url, lambda: proxy.arm(Cut.AFTER)))
     assert asyncio.run(check_resolved(postgres_url, units)) == {Outcome.COMMITTED}
 
 
