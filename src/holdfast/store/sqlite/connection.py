@@ -196,6 +196,8 @@ def as_store_error(target: str, error: apsw.Error) -> StoreError:
     reason = apsw.mapping_extended_result_codes.get(
         extended, apsw.mapping_result_codes.get(extended & 255, "SQLITE_ERROR")
     )
+    if extended == apsw.SQLITE_IOERR_SHMSIZE:
+        return StoreFullError(reason=str(reason))  # No room for the index of the log.
     match error:
         case apsw.BusyError() | apsw.LockedError():
             return StoreBusyError(waited=0.0)
