@@ -244,8 +244,8 @@ def patched(part: PatchRecord, value: bytes | None) -> bytes:
     Raises:
         Refused: it holds no dict, or what is added to is no number.
     """
-    found = {} if value is None else codec.decode(value)
-    if type(found) is not dict:
+    found: Any = dict[str, Any]() if value is None else codec.decode(value)
+    if not isinstance(found, dict):
         raise Refused("encode")
     fields = cast(dict[str, Any], found)
     for name in part.remove:
