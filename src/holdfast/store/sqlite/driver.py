@@ -34,6 +34,7 @@ from holdfast.core.errors import (
     ForkedError,
     HoldfastError,
     ReadOnlyError,
+    StoreBusyError,
     StoreError,
     StoreFullError,
     StoreNotFoundError,
@@ -168,8 +169,11 @@ class SqliteDriver:
         self._world.failpoints.reach("boot.connected")
         if self._guard is not None and writable and alone:
             # What an unsynced log holds is in the page cache at best; this writes and syncs it.
-            with main.mapped():
-                main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            if self._guard.has_log and self._known.store_id:
+                self._bring_home(main, self._guard, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            else:
+                with main.mapped():
+                    main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._world.failpoints.reach("boot.checkpointed")
         return notes
@@ -206,6 +210,8 @@ class SqliteDriver:
                 f"it ends at transaction {number}, but {marked} was acknowledged; "
                 "it is an older copy, or its log was lost"
             )
+        elif guard.home is not None and guard.home < guard.mark.read_home(self._known.store_id):
+            reason = "the main file is older than the log beside it"
         else:
             return []
         main.close()  # The guard copies the files, which nobody here may have open then.
@@ -285,8 +291,20 @@ class SqliteDriver:
             return  # The file was replaced; its log may be somebody else's by now.
         main.run("close_incarnation", **rows.closed_row(self._entry, self._world.clock.wall()))
         if self._guard is not None:
-            main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._bring_home(main, self._guard, apsw.SQLITE_CHECKPOINT_PASSIVE)
         self._world.failpoints.reach("close.checkpointed")
+
+    def _bring_home(self, main: SqliteConnection, guard: Guard, mode: int) -> None:
+        """Write the log into the main file, and count that in both it and the mark."""
+        main.script("BEGIN IMMEDIATE")
+        count = main.pragma("user_version") + 1
+        main.pragma("user_version", count)
+        main.script("COMMIT")
+        with main.mapped():
+            pages, done = main.raw.wal_checkpoint(mode=mode)
+        if pages == done and guard.mark.exists():
+            with suppress(OSError):
+                guard.mark.write_home(self._known.store_id, count)
 
     # Writing.
 
@@ -329,15 +347,15 @@ class SqliteDriver:
         Raises:
             CommitFailed: the log could not be synced into the main file.
         """
-        if self._log_pages < self._options.checkpoint_pages:
+        if self._guard is None or self._log_pages < self._options.checkpoint_pages:
             return
         self._log_pages = 0
         try:
-            self._connection().raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        except apsw.BusyError:
+            self._bring_home(self._connection(), self._guard, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except StoreBusyError:
             return  # Another process is at it; the log is looked at again after the next commit.
-        except apsw.Error as error:
-            raise CommitFailed(str(as_store_error(self.location, error))) from error
+        except StoreError as error:
+            raise CommitFailed(str(error)) from error
 
     def relieve(self) -> None:
         """Give the ballast back after the disk was full."""

@@ -70,6 +70,9 @@ class Guard:
     Attributes:
         durability: `synced`, or what is weaker about the place.
         suspicion: what may be wrong with the files, if only SQLite can tell; else empty.
+        home: how often the log was brought home, as the main file's header says; None if
+            nobody looked.
+        has_log: there was a log when the files were looked at.
     """
 
     def __init__(self, path: Path, files: Files, failpoints: Failpoints, *, strict: bool) -> None:
@@ -95,6 +98,8 @@ class Guard:
         self._alone = False
         self.durability = "synced"
         self.suspicion = ""
+        self.home: int | None = None
+        self.has_log = False
 
     def enter(self, wait: float, *, allow_unsafe: bool) -> bool:
         """
@@ -218,6 +223,7 @@ class Guard:
             if 1 in logged or self._is_half_made():
                 return
             raise self.refuse("the main file does not begin as an SQLite database")
+        self.home, self.has_log = int.from_bytes(head[60:64], "big"), log > 0
         application = int.from_bytes(head[68:72], "big")
         if application not in (0, APPLICATION_ID):
             raise self.refuse(f"application id {application:#x} belongs to another program")

@@ -8,8 +8,11 @@ Two slots, 4 KiB apart, are written in turn, so that a power cut can spoil only 
 
     offset 0     number (8 bytes) | check (8 bytes)      even numbers
     offset 4096  number (8 bytes) | check (8 bytes)      odd numbers
+    offset 8192  count (8 bytes)  | check (8 bytes)      how often the log was brought home
 
 The check is a digest of the store's id and the number: a mark of another store never fits.
+The last slot tells an older main file under a newer log; the main file's header holds the
+same count (`user_version`), raised in the log before the log is written into it.
 
 Invariants: the mark is written after the commit it names, so it is never ahead of the truth;
 without `sync` it survives every kill and is behind after a power cut by at most what the
@@ -23,6 +26,7 @@ from holdfast.core.files import Files
 
 SLOT_BYTES = 16
 SLOT_DISTANCE = 4096
+_HOME_OFFSET = 2 * SLOT_DISTANCE
 
 
 class Mark:
@@ -49,6 +53,16 @@ class Mark:
         """Make the mark, durable and whole or not at all; done once, before the first answer."""
         slot = _slot(store_id, number)
         self._files.replace(self.path, slot.ljust(SLOT_DISTANCE, b"\0") + slot)
+
+    def read_home(self, store_id: bytes) -> int:
+        """Return how often the log was brought home, as far as it was remembered."""
+        data = self._files.read(self.path) or b""
+        slot = data[_HOME_OFFSET : _HOME_OFFSET + SLOT_BYTES]
+        return int.from_bytes(slot[:8], "big") if _fits(slot, store_id) else 0
+
+    def write_home(self, store_id: bytes, count: int) -> None:
+        """Remember that the log was brought home; behind the truth it does no harm."""
+        self._files.write_at(self.path, _HOME_OFFSET, _slot(store_id, count), sync=False)
 
     def write(self, store_id: bytes, number: int) -> None:
         """Remember that this transaction was committed."""
