@@ -46,18 +46,21 @@ from holdfast.testing.workload import (
 )
 
 __all__ = [
-    "NAME",
-    "content",
+    "BREADTH",
     "CASES",
+    "NAME",
     "Case",
     "Found",
     "PowerLoss",
     "Tally",
     "UnsoundError",
+    "content",
     "examine",
+    "promised",
 ]
 
 NAME = "a.db"
+BREADTH = Breadth(prefixes=2, sectors=2, mixtures=3, garbage=2)
 _AGAIN = 8
 _NESTED_BREADTH = Breadth(prefixes=2, sectors=1, mixtures=2, garbage=1)
 
@@ -221,7 +224,7 @@ def content(driver: Driver) -> bytes:
 class PowerLoss:
     """One workload, recorded, and the judgement of what power cuts leave of it."""
 
-    def __init__(self, seed: int, case: str, breadth: Breadth) -> None:
+    def __init__(self, seed: int, case: str, breadth: Breadth = BREADTH) -> None:
         """
         Run the workload of a seed.
 
@@ -242,29 +245,42 @@ class PowerLoss:
         self.recording = self._record()
 
     def survey(
-        self, *, only_cut: int | None = None, family: str = "", nested: float = 0.0, every: int = 1
+        self,
+        *,
+        only_cut: int | None = None,
+        first: int = 0,
+        family: str = "",
+        nested: float = 0.0,
+        most: int = 0,
+        enough: int = 0,
     ) -> Tally:
         """
         Judge the images.
 
         Args:
             only_cut: judge this cut alone.
+            first: begin with the cut behind so many acts.
             family: judge this family of images alone.
             nested: share of the images in whose recovery the power is cut again.
-            every: judge each so-manieth cut.
+            most: stop after so many images; 0 for no limit.
+            enough: stop after so many failures; 0 for no limit.
         """
+        tally = self.tally
         with Scratch() as scratch, Scratch() as inner:
-            for number, cut in enumerate(self._cuts(only_cut)):
-                if number % every:
+            for cut in self._cuts(only_cut):
+                if cut.at < first:
                     continue
-                self.tally.cuts += 1
+                tally.cuts += 1
                 for image in images(cut, self.seed, self._breadth):
                     if family and image.family != family:
                         continue
                     self._judge(cut, image, scratch)
                     if self._rng.random() < nested:
                         self._cut_again(cut, image, scratch, inner)
-        return self.tally
+                    failures = tally.lost + tally.unsound
+                    if (most and tally.images >= most) or (enough and failures >= enough):
+                        return tally
+        return tally
 
     def _cuts(self, only: int | None) -> Iterator[Cut]:
         if only is None:

@@ -4,31 +4,29 @@ Bugs to plant: known ways to break a promise, each to show that a test would not
     with planted("acknowledge-before-commit"):
         ...  # stores opened in here have the bug
 
-A planted bug changes Holdfast inside this process, until the block ends. Each is a class whose
-docstring says which promise it breaks; `PLANTS` lists them by name.
+A planted bug changes Holdfast inside this process, until the block ends. The docstring of each
+says which promise it breaks; `PLANTS` lists them by name.
 """
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final
+from urllib.parse import quote
 
 from holdfast.core.commit import Decision, decide
-from holdfast.core.errors import InvalidValueError
+from holdfast.core.errors import InvalidValueError, StoreUnavailableError
 from holdfast.core.unit import Unit
 from holdfast.store import port, writer
+from holdfast.store.sqlite import connection
+from holdfast.store.sqlite.connection import SqliteConnection
+from holdfast.store.sqlite.driver import SqliteDriver
+from holdfast.store.sqlite.guard import Guard
+from holdfast.store.sqlite.transaction import SqliteTransaction
 from holdfast.store.writer import Entry, Writer
 
-__all__ = ["PLANTS", "AcknowledgeBeforeCommit", "Plant", "planted"]
-
-
-class Plant(Protocol):
-    """A bug that can be planted."""
-
-    def planted(self) -> AbstractContextManager[None]:
-        """Have the bug for the duration of a block."""
-        ...
+__all__ = ["PLANTS", "AcknowledgeBeforeCommit", "planted"]
 
 
 class AcknowledgeBeforeCommit:
@@ -65,8 +63,88 @@ class AcknowledgeBeforeCommit:
             yield
 
 
-PLANTS: Final[Mapping[str, type[Plant]]] = MappingProxyType(
-    {"acknowledge-before-commit": AcknowledgeBeforeCommit}
+@contextmanager
+def _synchronous_normal() -> Generator[None]:
+    """Sync only checkpoints: a power cut takes acknowledged commits."""
+    durable = SqliteConnection.make_durable
+
+    def normal(self: SqliteConnection) -> None:
+        durable(self)
+        self.pragma("synchronous", 1)
+
+    with _replaced(SqliteConnection, "make_durable", normal):
+        yield
+
+
+@contextmanager
+def _powersafe_overwrite() -> Generator[None]:
+    """Trust that a sector in flight keeps its neighbours: garbage takes the commit before."""
+    with (
+        _replaced(connection, "quote", lambda target: f"{quote(target)}?psow=1&instead-of="),
+        _replaced(SqliteConnection, "_demand", lambda *_: None),
+    ):
+        yield
+
+
+@contextmanager
+def _mark_before_commit() -> Generator[None]:
+    """Move the mark ahead of the truth: after a power cut a sound store is refused."""
+    commit = SqliteTransaction.commit
+
+    def early(self: Any) -> None:
+        if self._guard is not None:
+            self._guard.mark.write(self._known.store_id, self._number)
+        commit(self)
+
+    with _replaced(SqliteTransaction, "commit", early):
+        yield
+
+
+@contextmanager
+def _failed_commit_called_refused() -> Generator[None]:
+    """Answer "nothing was written" when COMMIT fails; it may have been written all the same."""
+    commit = SqliteTransaction.commit
+
+    def certain(self: SqliteTransaction) -> None:
+        try:
+            commit(self)
+        except port.CommitFailed as error:
+            raise StoreUnavailableError(reason=str(error)) from error
+
+    with _replaced(SqliteTransaction, "commit", certain):
+        yield
+
+
+@contextmanager
+def _failed_commit_tried_again() -> Generator[None]:
+    """Take the second sync for an answer; it proves nothing about the first."""
+    commit = SqliteDriver.commit
+
+    def again(self: SqliteDriver, units: Sequence[Unit]) -> port.Answers:
+        try:
+            return commit(self, units)
+        except port.CommitFailed:
+            return commit(self, units)
+
+    with _replaced(SqliteDriver, "commit", again):
+        yield
+
+
+def _afresh_on_an_empty_file() -> AbstractContextManager[None]:
+    """Do not look at the files first: SQLite deletes the log of a main file that is empty."""
+    return _replaced(Guard, "_look", lambda _: None)
+
+
+PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = MappingProxyType(
+    {
+        "acknowledge-before-commit": lambda: AcknowledgeBeforeCommit().planted(),
+        "afresh-on-an-empty-file": _afresh_on_an_empty_file,
+        "failed-commit-called-refused": _failed_commit_called_refused,
+        "failed-commit-tried-again": _failed_commit_tried_again,
+        "mark-before-commit": _mark_before_commit,
+        "powersafe-overwrite": _powersafe_overwrite,
+        "synchronous-normal": _synchronous_normal,
+    }
 )
 
 
@@ -79,7 +157,7 @@ def planted(name: str) -> AbstractContextManager[None]:
     """
     if name not in PLANTS:
         raise InvalidValueError(what="plant", reason=f"{name!r} is none of {', '.join(PLANTS)}")
-    return PLANTS[name]().planted()
+    return PLANTS[name]()
 
 
 @contextmanager

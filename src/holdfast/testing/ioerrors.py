@@ -233,7 +233,7 @@ async def _take(store: Store, step: Step, story: _Story) -> None:
             story.wrong = "what can be read is not what was acknowledged"
 
 
-def accidents(seed: int, *, every: int = 1, first: int = 0) -> Tally:
+def accidents(seed: int, *, every: int = 1, first: int = 0, enough: int = 0) -> Tally:
     """
     Run the accidents of a seed.
 
@@ -241,9 +241,12 @@ def accidents(seed: int, *, every: int = 1, first: int = 0) -> Tally:
         seed: decides the workload.
         every: only each so-manieth accident.
         first: which of them comes first.
+        enough: stop after so many failures; 0 for no limit.
     """
     layer = Accidents(seed)
     for number, accident in enumerate(layer.all()):
         if number % every == first % every:
             layer.suffer(accident)
+        if enough and len(layer.tally.failures) >= enough:
+            break
     return layer.tally

@@ -1,0 +1,199 @@
+"""
+The layers of the lab as `python -m tests.lab` runs them: jobs for all cores, and what they found.
+
+A layer gives jobs; each is a function of this module with plain arguments, so that a worker
+process can run it, and returns an `Outcome`. A layer that is not there yet reports nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+from holdfast.testing.crashlab import CASES, PowerLoss, Tally
+from holdfast.testing.images import Scratch
+from holdfast.testing.ioerrors import Accident, Accidents, accidents
+from holdfast.testing.kills import Forks, Kill, Kills
+from holdfast.testing.server import PostgresServer
+from tests.lab.planted import HUNTS
+
+_IMAGES_PER_JOB = 2_500
+_KILLS_PER_JOB = 250
+_MOMENTS = ("before", "half", "after")
+
+
+@dataclass(slots=True)
+class Outcome:
+    """
+    What a job did.
+
+    Attributes:
+        counts: how much of what, by the keys of the report.
+        lost: cases in which something acknowledged was gone.
+        unnoticed: other cases that are not as promised.
+        failures: the first of both in words, each with the command that repeats it.
+        planted: bugs that were hunted, and whether they were found.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter[str])
+    lost: int = 0
+    unnoticed: int = 0
+    failures: list[str] = field(default_factory=list[str])
+    planted: dict[str, bool] = field(default_factory=dict[str, bool])
+
+    def add(self, other: "Outcome") -> None:
+        """Put another outcome to this one."""
+        self.counts += other.counts
+        self.lost += other.lost
+        self.unnoticed += other.unnoticed
+        self.failures += other.failures
+        self.planted |= other.planted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """
+    How much is wanted.
+
+    Attributes:
+        seed: decides everything.
+        images: crash images to judge.
+        kills: processes to kill.
+        seeds: workloads of which every call to the disk fails.
+    """
+
+    seed: int
+    images: int = 50_000
+    kills: int = 5_000
+    seeds: int = 1
+
+
+Job = Callable[[], Outcome]
+
+
+def power(wish: Wish) -> Iterator[Job]:
+    """Give jobs of power cuts: each kind of workload in turn, with other seeds."""
+    names = sorted(CASES)
+    for number in range(-(-wish.images // _IMAGES_PER_JOB)):
+        case = names[number % len(names)]
+        yield partial(cut_power, wish.seed + number, case, min(_IMAGES_PER_JOB, wish.images))
+
+
+def cut_power(seed: int, case: str, most: int) -> Outcome:
+    """Cut the power over one workload, from a moment that the seed decides."""
+    layer = PowerLoss(seed, case)
+    first = Random(seed).randrange(max(1, len(layer.recording.acts) - 150))
+    return of_power(layer.survey(first=first, nested=0.002, most=most))
+
+
+def of_power(tally: Tally) -> Outcome:
+    """Return the outcome of a survey of images."""
+    counts = Counter(images=tally.images, cuts=tally.cuts)
+    return Outcome(counts, tally.lost, tally.unsound, tally.failures)
+
+
+def kills(wish: Wish) -> Iterator[Job]:
+    """Give jobs of kills: nine of ten on SQLite, the others on PostgreSQL."""
+    for number in range(-(-wish.kills // _KILLS_PER_JOB)):
+        job = kill_on_postgres if number % 10 == 9 else kill_on_sqlite
+        yield partial(job, wish.seed + number, min(_KILLS_PER_JOB, wish.kills))
+
+
+def kill_on_sqlite(seed: int, most: int) -> Outcome:
+    """Kill at points, at calls to the disk and at random instants, in turn."""
+    rng = Random(f"kills/{seed}")
+    with Scratch() as scratch, Forks() as forks:
+        killing = Kills(scratch.lay({}), forks)
+        reached = {point: n for point, n in killing.count(seed=seed).items() if n}
+        while killing.kills < most and killing.tally.images < 2 * most:
+            point = rng.choice(sorted(reached))
+            killing.strike(seed=seed, point=point, nth=rng.randint(1, reached[point]))
+            killing.strike(seed=seed, moment=rng.choice(_MOMENTS), nth=rng.randint(1, 450))
+            killing.strike(seed=seed, after=rng.uniform(0.001, 0.15))
+        return of_kills(killing)
+
+
+def kill_on_postgres(seed: int, most: int) -> Outcome:
+    """Kill clients of a server that goes on."""
+    rng = Random(f"kills/{seed}")
+    with Scratch() as scratch, Forks() as forks, PostgresServer() as server:
+        killing = Kills(scratch.lay({}), forks)
+        url = f"{server.url}&schema="
+        reached = {p: n for p, n in killing.count(f"{url}counted", seed=seed).items() if n}
+        number = 0
+        while killing.kills < most and number < 2 * most:
+            number += 2
+            point = rng.choice(sorted(reached))
+            nth = rng.randint(1, reached[point])
+            killing.strike(f"{url}k{number}", seed=seed, point=point, nth=nth)
+            killing.strike(f"{url}k{number + 1}", seed=seed, after=rng.uniform(0.001, 0.3))
+        return of_kills(killing)
+
+
+def of_kills(killing: Kills) -> Outcome:
+    """Return the outcome of kills."""
+    tally = killing.tally
+    return Outcome(Counter(kills=killing.kills), tally.lost, tally.unsound, tally.failures)
+
+
+def errors(wish: Wish) -> Iterator[Job]:
+    """Give jobs of failing calls: every call of each workload, in eight parts."""
+    for number in range(wish.seeds):
+        for part in range(8):
+            yield partial(fail_calls, wish.seed + number, part)
+
+
+def fail_calls(seed: int, part: int) -> Outcome:
+    """Let each eighth call to the disk fail, in each way."""
+    return of_errors(accidents(seed, every=8, first=part))
+
+
+def of_errors(tally: Tally) -> Outcome:
+    """Return the outcome of failing calls; the power cuts behind them count as images."""
+    counts = Counter(calls=tally.images, images=tally.nested)
+    return Outcome(counts, tally.lost, tally.unsound, tally.failures)
+
+
+def planted(_: Wish) -> Iterator[Job]:
+    """Give jobs that hunt planted bugs."""
+    for plant in sorted(HUNTS):
+        yield partial(hunt, plant)
+
+
+def hunt(plant: str) -> Outcome:
+    """Hunt one planted bug."""
+    found = bool(HUNTS[plant](plant))
+    missed = [] if found else [f"planted bug {plant} was not found"]
+    return Outcome(failures=missed, planted={plant: found})
+
+
+LAYERS: Mapping[str, Callable[[Wish], Iterator[Job]]] = {
+    "power": power,
+    "kills": kills,
+    "errors": errors,
+    "planted": planted,
+}
+
+
+def replay_power(seed: int, case: str, cut: int, family: str) -> Outcome:
+    """Judge one family of images of one cut again, and all cuts while they are recovered."""
+    return of_power(PowerLoss(seed, case).survey(only_cut=cut, family=family, nested=1.0))
+
+
+def replay_kill(where: Mapping[str, object]) -> Outcome:
+    """Kill once more at the same place."""
+    with Scratch() as scratch, Forks() as forks:
+        killing = Kills(scratch.lay({}), forks)
+        killing.strike(**where)
+        return of_kills(killing)
+
+
+def replay_error(seed: int, accident: Accident) -> Outcome:
+    """Let the same call fail in the same way."""
+    layer = Accidents(seed)
+    layer.suffer(accident)
+    return of_errors(layer.tally)
+
+
+__all__ = ["LAYERS", "Kill", "Outcome", "Wish", "replay_error", "replay_kill", "replay_power"]
