@@ -222,8 +222,10 @@ def parse(url: str) -> tuple[str, str, str]:
     # Not `urlunsplit`: it drops the slashes of an empty host, which means a local socket.
     # And `quote`, because libpq does not read a plus as a space.
     conninfo = f"postgresql://{parts.netloc}{parts.path}?{urlencode(query, quote_via=quote)}"
-    host = parts.netloc.rpartition("@")[2] or query.get("host", "")
-    return f"postgresql://{host}{parts.path}?schema={schema}", conninfo, schema.lower()
+    host = parts.netloc.rpartition("@")[2]
+    shown = {name: query[name] for name in ("host", "port") if name in query} | {"schema": schema}
+    location = f"postgresql://{host}{parts.path}?{urlencode(shown, safe='/')}"
+    return location, conninfo, schema.lower()
 
 
 def create_schema(connection: PostgresConnection) -> None:
