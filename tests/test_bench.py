@@ -1,0 +1,110 @@
+"""
+The bench still runs: every row, very shortly, on both stores, and what it says has its shape.
+
+Nothing here is about speed: a machine under load is slow, and no test may fail for that.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from bench.__main__ import ROWS, main, measure
+from bench.append import data_of
+from bench.measure import Result
+from bench.place import STORES, Place, Plan, place
+from bench.report import BARS, gains, judge
+
+from holdfast import Event
+
+SHORT = Plan(seconds=0.02, rounds=1, events=2_000)
+MANY = {"append_10000", "append_10k_1000"}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row not in MANY])
+def test_a_row_reports_ours_beside_the_bare_driver(row: str, postgres_folder: Path) -> None:
+    stores = ("-",) if row == "import" else STORES
+    postgres_folder.chmod(0o755)  # The server's account has to pass through.
+    results = measure(postgres_folder, [row], STORES, SHORT)
+    assert {result.store for result in results} == set(stores)
+    for result in results:
+        assert result.name.startswith(row)
+        assert result.against and result.unit
+        assert result.value > 0 and result.against_value > 0 and result.fsync_per_s > 0
+        assert result.ratio == pytest.approx(result.value / result.against_value)
+    assert list(postgres_folder.iterdir()) == []
+
+
+def test_rows_of_an_append_name_their_callers_sizes_and_batches(tmp_path: Path) -> None:
+    results = measure(tmp_path, ["append_1", "append_1000"], ("sqlite",), SHORT)
+    shown = {(one.name, one.against): one for one in results}
+    assert shown["append_1", "bare"].batch == pytest.approx(1)
+    assert {against for name, against in shown if name == "append_1000"} == {
+        "bare",
+        "bare_indexed",
+        "bare_1000",
+    }
+    many = shown["append_1000", "bare_1000"]
+    assert (many.callers, many.bytes, many.batch) == (1_000, 200, 1_000)
+    gain = shown["gain_1000", "append_1"]
+    assert gain.ratio == pytest.approx(many.value / shown["append_1", "bare"].value)
+
+
+@pytest.mark.parametrize("size", [200, 10_000])
+def test_a_payload_has_the_size_that_its_row_names(size: int) -> None:
+    assert len(Event.of("appended", data_of(size)).payload) == size
+
+
+def test_a_bar_is_judged_by_the_line_it_names() -> None:
+    line = Result(
+        name="append_1",
+        store="sqlite",
+        value=70,
+        unit="events/s",
+        against="bare",
+        against_value=100,
+        ratio=0.7,
+        fsync_per_s=1,
+    )
+    worse = Result(**_fields(line) | {"ratio": 0.69})
+    assert [met for *_, met in judge([line])] == [True]
+    assert [met for *_, met in judge([worse])] == [False]
+    assert judge([Result(**_fields(line) | {"against": "bare_indexed"})]) == []
+    assert gains([line]) == []
+    assert {bar.name for bar in BARS if not bar.name.startswith(tuple(ROWS))} == {"gain_1000"}
+
+
+def test_the_command_writes_a_report_for_programs(tmp_path: Path) -> None:
+    report = tmp_path / "bench.json"
+    arguments = ["--only", "append_1", "--store", "sqlite", "--seconds", "0.02", "--rounds", "1"]
+    command = [sys.executable, "-m", "bench", *arguments]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path), "--report", str(report)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "one caller" in done.stdout
+    needed = {"name", "store", "value", "unit", "against", "against_value", "ratio", "fsync_per_s"}
+    assert all(needed <= set(line) for line in json.loads(report.read_text()))
+
+
+def test_a_row_that_is_not_there_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench", "--only", "append_2"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "append_2" in capsys.readouterr().err
+
+
+def test_the_folder_is_removed_also_after_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), place(tmp_path, ("sqlite",), SHORT) as here:
+        assert isinstance(here, Place) and here.folder.is_dir()
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def _fields(result: Result) -> dict[str, object]:
+    return {name: getattr(result, name) for name in result.__struct_fields__}
