@@ -3,16 +3,21 @@ Another process on the same store, told by its arguments what to do.
 
 `start URL KEY`   wait for a line, open, ask for the lease, say what was answered, wait, end
 `write URL`       append until a line comes; say `ready` before the first
-`lock FILE`       try to write, and to leave WAL mode, with SQLite alone; say what was allowed
+`lock FILE`       try to begin a transaction with SQLite alone; say whether it was allowed
+`take FILE`       try for the lock of one who has the file for himself; say the same
 """
 
 import asyncio
-import contextlib
+import fcntl
 import sys
 import threading
+from pathlib import Path
 
 import holdfast
 from holdfast.core.errors import LeaseHeldError
+
+# Where SQLite keeps the locks of a file: https://www.sqlite.org/src/doc/trunk/src/os.h
+SHARED_FIRST, SHARED_BYTES = 0x40000002, 510
 
 
 def say(line: str) -> None:
@@ -52,15 +57,22 @@ def lock(file: str) -> None:
     import apsw
 
     db = apsw.Connection(file, flags=apsw.SQLITE_OPEN_READWRITE)
-    for text in ("BEGIN IMMEDIATE", "PRAGMA journal_mode = DELETE"):
-        try:
-            said = db.execute(text).get
-            say(f"allowed {said}")
-        except apsw.BusyError:
-            say("busy")
-    with contextlib.suppress(apsw.Error):
-        db.execute("ROLLBACK")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        say("allowed")
+    except apsw.BusyError:
+        say("busy")
     db.close()
+
+
+def take(file: str) -> None:
+    """Try what must not be possible while somebody else has the file open: SQLite's EXCLUSIVE."""
+    with Path(file).open("r+b") as opened:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB, SHARED_BYTES, SHARED_FIRST)
+            say("allowed")
+        except BlockingIOError:
+            say("busy")
 
 
 if __name__ == "__main__":
@@ -71,3 +83,5 @@ if __name__ == "__main__":
             asyncio.run(write(url))
         case ["lock", file]:
             lock(file)
+        case ["take", file]:
+            take(file)

@@ -48,6 +48,12 @@ def tell(child: "subprocess.Popen[str]") -> None:
     child.stdin.flush()
 
 
+def attempt(what: str, path: Path) -> str:
+    """Let another process try for a lock of the file; return what it was told."""
+    with partner(what, str(path)) as child:
+        return hear(child)
+
+
 def test_a_store_opened_twice_in_one_process_is_one_store(tmp_path: Path) -> None:
     """X5. Both write, both see it, and neither closes the other's doors."""
     url = url_of(tmp_path / "store.db")
@@ -96,8 +102,7 @@ def test_opening_and_closing_it_again_drops_no_lock_of_the_first(
             mark.write_bytes(b"of another store")
             assert refusal(url_of(path), read_only=True) is not None
             mark.write_bytes(kept)
-        with partner("lock", str(path)) as child:
-            said = [hear(child), hear(child)]
+        said = [attempt("lock", path), attempt("take", path)]
         go_on.set()
         await writing
         assert said == ["busy", "busy"]
