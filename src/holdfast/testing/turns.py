@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from holdfast.core.clock import StoreTime
+from holdfast.core.commit import State
 from holdfast.core.errors import StoreBusyError, TooOldError
 from holdfast.core.ids import Ids
 from holdfast.core.key import Key
@@ -182,7 +183,7 @@ class Instance(SqliteDriver):
         self.clock = self._world.clock = ManualClock()
         self.wrong.clear()
         self._rng.seed(self.number)
-        self._known.forget()
+        self._known.state = State()
         self._known.data_version = -1
         self._known.number = self._known.position = 0
 

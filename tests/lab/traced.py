@@ -1,0 +1,87 @@
+"""
+Power loss under a Holdfast store as `strace` sees it: the judge of the crash lab, other eyes.
+
+`survey` runs a workload of the crash lab in a process of its own (`python -m tests.lab.traced`),
+on the real files of the machine, with nothing between SQLite and the kernel.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from holdfast.store.sqlite.connection import SqliteConnection
+from holdfast.testing.acts import Recording
+from holdfast.testing.crashlab import CASES, PowerLoss, Tally
+from holdfast.testing.images import Breadth, Scratch
+from holdfast.testing.strace import record
+from holdfast.testing.workload import ManualClock, perform
+
+ROOT = Path(__file__).parent.parent.parent
+_BREADTH = Breadth(prefixes=4, sectors=2, mixtures=3, garbage=1)
+
+
+def survey(seed: int, case: str, *, plant: str = "", most: int = 0, enough: int = 0) -> Tally:
+    """
+    Record a workload by strace and judge what power cuts leave of it.
+
+    Args:
+        seed: decides the workload and the images.
+        case: one of the crash lab's.
+        plant: `normal` for a store that does not sync each commit.
+        most: stop after so many images; 0 for no limit.
+        enough: stop after so many failures; 0 for no limit.
+    """
+    return _Traced(seed, case, plant).survey(most=most, enough=enough)
+
+
+class _Traced(PowerLoss):
+    """A workload that is recorded from outside."""
+
+    def __init__(self, seed: int, case: str, plant: str = "") -> None:
+        self._plant = plant
+        super().__init__(seed, case, _BREADTH)
+
+    def _record(self) -> Recording:
+        with Scratch() as scratch:
+            folder = scratch.lay({})
+            _Run(self.seed, self.name).run(folder, before=True)
+            command = [sys.executable, "-m", "tests.lab.traced", str(folder), self.name]
+            return record(
+                folder, [*command, str(self.seed), self._plant], {"PYTHONPATH": str(ROOT)}
+            )
+
+
+class _Run(PowerLoss):
+    """The workload itself, on the files of the machine."""
+
+    def _record(self) -> Recording:
+        return Recording({}, [])
+
+    def __init__(self, seed: int, case: str) -> None:
+        super().__init__(seed, case, _BREADTH)
+
+    def run(self, folder: Path, *, before: bool) -> None:
+        """Run what comes before the recording, or what is recorded."""
+        clock, skip = ManualClock(), CASES[self.name].skip
+        life = "skipped" if before else "recorded"
+        connect = self._connector(folder, life, clock=clock)
+        if before:
+            perform(self._steps[:skip], connect, clock, lambda _: None)
+        else:
+            perform(self._steps, connect, clock, _say, skip=skip)
+
+
+def _say(note: Any) -> None:
+    sys.stdout.write(" ".join(str(word) for word in note) + "\n")
+    sys.stdout.flush()
+
+
+def _sync_rarely(connection: SqliteConnection) -> None:
+    connection.pragma("journal_mode", "wal")
+    connection.pragma("synchronous", 1)
+
+
+if __name__ == "__main__":
+    if sys.argv[4] == "normal":
+        SqliteConnection.make_durable = _sync_rarely  # type: ignore[method-assign]
+    _Run(int(sys.argv[3]), sys.argv[2]).run(Path(sys.argv[1]), before=False)
