@@ -53,7 +53,8 @@ class Wakes:
         if not self._waiters:
             return
         with self._lock:
-            found = [self._waiters.pop(name, {}) for name in {*streams, ANY}]
+            # In the order given, not that of a set, so that a simulation can be replayed.
+            found = [self._waiters.pop(name, {}) for name in (*streams, ANY)]
         self._finish(found)
 
     def wake_all(self) -> None:

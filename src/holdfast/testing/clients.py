@@ -87,6 +87,7 @@ class Client:
         tries: how many it made.
         pending: id and number of the unit whose answer it waits for.
         left: how much it has to do until it may rest.
+        idle: what it waits for while it has nothing to do.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Client:
     tries: int = 0
     pending: tuple[bytes, int] | None = None
     left: int = 0
+    idle: asyncio.Future[None] | None = None
 
     async def live(self, rt: Runtime, owner: str) -> None:
         """Work as long as there is work, in one life of a process."""
@@ -106,7 +108,16 @@ class Client:
                 await self._ask_outcome(rt)
             elif self.left > 0:
                 await self.turn(rt, owner)
+            else:
+                self.idle = self.loop.create_future()
+                await self.idle
             await self.rest(0.6)
+
+    def employ(self, pieces: int) -> None:
+        """Give it work to do."""
+        self.left = pieces
+        if self.idle is not None and not self.idle.done():
+            self.idle.set_result(None)
 
     async def turn(self, rt: Runtime, owner: str) -> None:
         """Do one piece of work."""
@@ -218,7 +229,7 @@ class Owner(Client):
         answer = await self.ask(owner, lambda: rt.commit(Unit(unit)))
         if isinstance(answer, LeaseHeldError):
             self.reached["lease was held"] += 1
-            await self.rest(answer.remaining)
+            await self.loop.pause(answer.remaining * (0.5 + self.loop.random.random()))
         elif isinstance(answer, Committed):
             row = answer.leases[0]
             self.note(f"{self.name} is granted {row.generation}")

@@ -32,7 +32,7 @@ from holdfast.testing.virtual import Killed, VirtualLoop
 __all__ = ["Instance", "LoopStore", "VirtualClock"]
 
 FLUSH_INTERVAL: Final = 30.0
-LOOK_MAX: Final = 0.5
+LOOK_MAX: Final = 1.0
 OPTIONS: Final = Options(busy_wait=0.0, readers=1)
 
 

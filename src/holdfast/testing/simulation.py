@@ -1,7 +1,7 @@
 """
 Several processes on one store, in one thread, in virtual time, by one seed.
 
-Rounds of work under faults, each followed by quiet in which everything has to come to an end:
+Work under faults, once or twice, followed by quiet in which everything has to come to an end:
 callbacks stall, processes freeze and are killed (at any await and within a commit), wall clocks
 jump, callers are cancelled, a foreign program holds the write lock. The clients are those of
 `testing.clients`, the store is the real driver on a real file.
@@ -39,7 +39,7 @@ from holdfast.testing.virtual import BrokenError, VirtualLoop
 
 __all__ = ["Campaign", "History", "campaign", "simulate"]
 
-ROUNDS: Final = 2
+SECOND_ROUND_SHARE: Final = 0.3
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
 ROUND_SECONDS: Final = 5.0
@@ -173,7 +173,7 @@ class _Simulation:
         ]
         self.clients: list[Client] = []
         self.of: dict[str, list[Client]] = {}
-        self.followers: dict[str, Follower] = {}
+        self.followers: list[Follower] = []
         self.restarting: set[str] = set()
         for instance in self.instances:
             self._people(instance.name, parts)
@@ -186,7 +186,10 @@ class _Simulation:
         ]
         self.of[name] = mine
         self.clients += mine
-        self.followers[name] = Follower(f"{name} Follower", parts, self.note, self.reached)
+        # Two, because what they read at the same moment is read once.
+        self.followers += [
+            Follower(f"{name} Follower {letter}", parts, self.note, self.reached) for letter in "ab"
+        ]
 
     def note(self, what: str) -> None:
         """Write a line of the history."""
@@ -210,10 +213,10 @@ class _Simulation:
     async def _main(self) -> None:
         for instance in self.instances:
             await self._start(instance)
-        for number in range(ROUNDS):
+        for number in range(1 + (self.random.random() < SECOND_ROUND_SHARE)):
             self.note(f"round {number}")
             for client in self.clients:
-                client.left = 1 + int(self.random.random() * 3)
+                client.employ(1 + int(self.random.random() * 3))
             self.loop.stalling = True
             await self._faults()
             self.loop.stalling = False
@@ -229,7 +232,9 @@ class _Simulation:
         self.note(f"{owner} is up")
         for client in self.of[instance.name]:
             self.loop.spawn(owner, client.live(rt, owner))
-        self.loop.spawn(owner, self.followers[instance.name].live(rt))
+        for follower in self.followers:
+            if follower.name.startswith(instance.name):
+                self.loop.spawn(owner, follower.live(rt))
 
     # Faults.
 
@@ -296,9 +301,9 @@ class _Simulation:
             await self.loop.pause(0.5)
         total = sum(len(one.committed) for one in self.clients if isinstance(one, Appender))
         until = self.loop.time() + SHOWN_WITHIN
-        while any(len(follower.seen) < total for follower in self.followers.values()):
+        while any(len(follower.seen) < total for follower in self.followers):
             if self.loop.time() > until:
-                seen = {one.name: len(one.seen) for one in self.followers.values()}
+                seen = {one.name: len(one.seen) for one in self.followers}
                 raise BrokenError(f"a follower waits although {total} events are there: {seen}")
             await self.loop.pause(0.25)
 
@@ -307,7 +312,7 @@ class _Simulation:
         rt = self._any()
         await rt.history(NOTES).close()
         until = self.loop.time() + SHOWN_WITHIN
-        while not all(follower.ended for follower in self.followers.values()):
+        while not all(follower.ended for follower in self.followers):
             if self.loop.time() > until:
                 raise BrokenError("a follower waits although the stream was closed")
             await self.loop.pause(0.25)
@@ -322,14 +327,15 @@ class _Simulation:
 
     async def _end(self) -> None:
         """Close or kill everybody, open once more and compare."""
+        at_once = self.random.random() < 0.2
         for instance in self.instances:
-            if self.random.random() < 0.5:
+            if at_once:
                 instance.kill()
             else:
                 await self.loop.spawn(instance.owner, instance.close())
         last = self.instances[0]
         rt = await last.open()
-        _check_notes(await rt.history(NOTES).read(), self.clients, self.followers.values())
+        _check_notes(await rt.history(NOTES).read(), self.clients, self.followers)
         work = await rt.history(WORK).read()
         _check_work(work, self.clients)
         await self._check_counter(rt)
