@@ -80,7 +80,7 @@ def bad_images(folder: Path, program: str) -> tuple[int, int]:
 @pytest.mark.parametrize("case", ["blocks", "sectors"])
 def test_a_store_on_real_files_loses_nothing_to_a_power_cut(case: str) -> None:
     """X1, X2, F3 to F5: the verdict of the recorder inside SQLite, from outside."""
-    tally = traced.survey(SEED, case, most=250)
+    tally = traced.survey(SEED, case, first=0.5, most=250)
     print(tally)
     assert tally.clean, "\n".join(tally.failures)
     assert tally.images >= 250
@@ -88,7 +88,7 @@ def test_a_store_on_real_files_loses_nothing_to_a_power_cut(case: str) -> None:
 
 def test_a_store_that_syncs_rarely_is_convicted() -> None:
     """Planted: synchronous=NORMAL."""
-    assert traced.survey(SEED, "blocks", plant="normal", enough=40).lost
+    assert traced.survey(SEED, "blocks", plant="synchronous-normal", first=0.5, enough=5).lost
 
 
 def test_a_replaced_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ on the real files of the machine, with nothing between SQLite and the kernel.
 """
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from holdfast.store.sqlite.connection import SqliteConnection
 from holdfast.testing.acts import Recording
 from holdfast.testing.crashlab import CASES, PowerLoss, Tally
+from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch
 from holdfast.testing.strace import record
 from holdfast.testing.workload import ManualClock, perform
@@ -20,18 +21,23 @@ ROOT = Path(__file__).parent.parent.parent
 _BREADTH = Breadth(prefixes=4, sectors=2, mixtures=3, garbage=1)
 
 
-def survey(seed: int, case: str, *, plant: str = "", most: int = 0, enough: int = 0) -> Tally:
+def survey(
+    seed: int, case: str, *, plant: str = "", first: float = 0.0, most: int = 0, enough: int = 0
+) -> Tally:
     """
     Record a workload by strace and judge what power cuts leave of it.
 
     Args:
         seed: decides the workload and the images.
         case: one of the crash lab's.
-        plant: `normal` for a store that does not sync each commit.
+        plant: a bug of `holdfast.testing.faults` that the workload has.
+        first: begin behind this share of the recording.
         most: stop after so many images; 0 for no limit.
         enough: stop after so many failures; 0 for no limit.
     """
-    return _Traced(seed, case, plant).survey(most=most, enough=enough)
+    layer = _Traced(seed, case, plant)
+    begin = int(first * len(layer.recording.acts))
+    return layer.survey(first=begin, most=most, enough=enough)
 
 
 class _Traced(PowerLoss):
@@ -76,12 +82,7 @@ def _say(note: Any) -> None:
     sys.stdout.flush()
 
 
-def _sync_rarely(connection: SqliteConnection) -> None:
-    connection.pragma("journal_mode", "wal")
-    connection.pragma("synchronous", 1)
-
-
 if __name__ == "__main__":
-    if sys.argv[4] == "normal":
-        SqliteConnection.make_durable = _sync_rarely  # type: ignore[method-assign]
-    _Run(int(sys.argv[3]), sys.argv[2]).run(Path(sys.argv[1]), before=False)
+    where, what, number, bug = sys.argv[1:]
+    with planted(bug) if bug else nullcontext():
+        _Run(int(number), what).run(Path(where), before=False)
