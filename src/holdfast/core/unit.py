@@ -48,7 +48,7 @@ class Fence(msgspec.Struct, frozen=True, tag=True):
     incarnation: bytes
 
 
-class Append(msgspec.Struct, frozen=True, tag=True):
+class Append(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Append events at the end of a stream; the first one creates the stream."""
 
     stream: str
@@ -191,7 +191,7 @@ Write = (
 )
 
 
-class Unit(msgspec.Struct, frozen=True):
+class Unit(msgspec.Struct, frozen=True, gc=False):
     """
     What commits together or not at all.
 
@@ -273,7 +273,7 @@ class RecordRow(msgspec.Struct, frozen=True):
         )
 
 
-class Committed(msgspec.Struct, frozen=True):
+class Committed(msgspec.Struct, frozen=True, gc=False):
     """
     The answer to a unit that was committed and synced.
 

@@ -47,11 +47,11 @@ class Statement:
         values = _VALUES.search(self.text)
         if values is None:
             raise ValueError(f"{self.name} has no VALUES list")
-        one = _PARAMETER.sub("?", values.group(1))
+        one = _PARAMETER.sub("?", "".join(values.group(1).split()))
         if count == 1:
             many = f"VALUES {one}"
         else:
-            many = f"SELECT * FROM (VALUES {', '.join([one] * count)}) WHERE column1 IS NOT NULL"
+            many = f"SELECT * FROM (VALUES {','.join([one] * count)}) WHERE column1 IS NOT NULL"
         return f"{self.text[: values.start()]}{many}{self.text[values.end() :]}"
 
     def numbered(self) -> str:

@@ -30,9 +30,9 @@ from holdfast.store.sql import statements
 # 3.7.0 to 3.51.2 can damage a database when a checkpoint and a write of two connections meet
 # (fixed in 3.51.3, and in 3.50.7 and 3.44.6): https://www.sqlite.org/releaselog/3_51_3.html
 _FIXED: Final = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
-# Sizes of sets for which a statement is prepared.
-_SIZES: Final = (1, 4, 16, 64, 256, 1024)
-_VALUES_MAX: Final = 32_000  # SQLite allows 32,766 in one statement.
+# Sizes of sets for which a statement is prepared. The largest has to stay below 16 KiB of text:
+# apsw keeps no longer statement, and to prepare it each time costs more than to run it.
+_SIZES: Final = (1, 4, 16, 64, 128, 256, 512)
 
 
 class SqliteConnection:
@@ -89,15 +89,15 @@ class SqliteConnection:
 
     def run_rows(self, name: str, values: Sequence[rows.Row]) -> None:
         """
-        Run a statement over a set of rows, in one step wherever they fit.
+        Run a statement over a set of rows, in as few steps as they fit.
 
         Each step gives the interpreter lock away and may have to wait for it; so a set is
         filled up with empty rows to a size for which there is a statement.
         """
         width = len(values[0])
-        for start in range(0, len(values), _VALUES_MAX // width):
-            part = values[start : start + _VALUES_MAX // width]
-            size = next((size for size in _SIZES if size >= len(part)), len(part))
+        for start in range(0, len(values), _SIZES[-1]):
+            part = values[start : start + _SIZES[-1]]
+            size = next(size for size in _SIZES if size >= len(part))
             empty = repeat(None, (size - len(part)) * width)
             self.script(self._repeat(name, size), (*chain.from_iterable(part), *empty))
 
