@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cut", type=int, help="of a power cut to repeat")
     parser.add_argument("--family", default="", help="of a power cut to repeat")
     parser.add_argument("--kill", type=json.loads, help="a kill to repeat")
+    parser.add_argument("--store", default="sqlite", choices=["sqlite", "postgresql"])
     parser.add_argument("--number", type=int, help="of a failing call to repeat")
     parser.add_argument("--fault", type=Fault, default=Fault.EIO)
     parser.add_argument("--reads", action="store_true")
@@ -70,7 +71,7 @@ def replay(asked: argparse.Namespace) -> Outcome | None:
     if asked.cut is not None:
         return replay_power(asked.seed, asked.case, asked.cut, asked.family)
     if asked.kill is not None:
-        return replay_kill(asked.kill)
+        return replay_kill(asked.kill, on_postgres=asked.store == "postgresql")
     if asked.number is not None:
         accident = Accident(asked.number, asked.fault, asked.reads, asked.lasting)
         return replay_error(asked.seed, accident)

@@ -118,6 +118,7 @@ def kill_on_postgres(seed: int, most: int) -> Outcome:
     """Kill clients of a server that goes on."""
     rng = Random(f"kills/{seed}")
     with Scratch() as scratch, Forks() as forks, PostgresServer() as server:
+        server.start()
         killing = Kills(scratch.lay({}), forks)
         url = f"{server.url}&schema="
         reached = {p: n for p, n in killing.count(f"{url}counted", seed=seed).items() if n}
@@ -181,11 +182,13 @@ def replay_power(seed: int, case: str, cut: int, family: str) -> Outcome:
     return of_power(PowerLoss(seed, case).survey(only_cut=cut, family=family, nested=1.0))
 
 
-def replay_kill(where: Mapping[str, object]) -> Outcome:
+def replay_kill(where: Mapping[str, object], *, on_postgres: bool) -> Outcome:
     """Kill once more at the same place."""
-    with Scratch() as scratch, Forks() as forks:
+    with Scratch() as scratch, Forks() as forks, PostgresServer() as server:
+        if on_postgres:
+            server.start()
         killing = Kills(scratch.lay({}), forks)
-        killing.strike(**where)
+        killing.strike(server.url if on_postgres else "", **where)
         return of_kills(killing)
 
 

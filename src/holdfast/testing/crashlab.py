@@ -15,7 +15,7 @@ What an image is worth does not depend on the cut, only what was promised before
 equal images are opened once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,7 +204,7 @@ def _examine(connect: Callable[[], Driver], thorough: bool) -> Found:
 
 
 @contextmanager
-def _opened(connect: Callable[[], Driver]) -> Iterator[tuple[Driver, Opened]]:
+def _opened(connect: Callable[[], Driver]) -> Generator[tuple[Driver, Opened]]:
     driver = connect()
     opened = driver.open()
     try:

@@ -79,9 +79,13 @@ def _synchronous_normal() -> Generator[None]:
 @contextmanager
 def _powersafe_overwrite() -> Generator[None]:
     """Trust that a sector in flight keeps its neighbours: garbage takes the commit before."""
+
+    def trusting(target: str) -> str:
+        return f"{quote(target)}?psow=1&instead-of="
+
     with (
-        _replaced(connection, "quote", lambda target: f"{quote(target)}?psow=1&instead-of="),
-        _replaced(SqliteConnection, "_demand", lambda *_: None),
+        _replaced(connection, "quote", trusting),
+        _replaced(SqliteConnection, "_demand", _do_nothing),
     ):
         yield
 
@@ -132,7 +136,7 @@ def _failed_commit_tried_again() -> Generator[None]:
 
 def _afresh_on_an_empty_file() -> AbstractContextManager[None]:
     """Do not look at the files first: SQLite deletes the log of a main file that is empty."""
-    return _replaced(Guard, "_look", lambda _: None)
+    return _replaced(Guard, "_look", _do_nothing)
 
 
 PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = MappingProxyType(
@@ -168,3 +172,7 @@ def _replaced(owner: object, name: str, value: object) -> Generator[None]:
         yield
     finally:
         setattr(owner, name, before)
+
+
+def _do_nothing(*_: object) -> None:
+    return

@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -161,7 +162,7 @@ def _end_after(function: Callable[[Mapping[str, Any]], None], argument: Any) -> 
         function(argument)
         os._exit(0)
     except BaseException:
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
         os._exit(1)
 
 
@@ -247,12 +248,13 @@ def reaches(argument: Mapping[str, Any]) -> None:
     """Run a workload undisturbed and write how often it reached each point; called in a child."""
     kill = Kill(**argument)
     clock, failpoints = ManualClock(), Failpoints()
-    found = dict.fromkeys(POINTS, 0)
+    found: dict[str, int] = {}
 
     def seen(point: str) -> None:
         found[point] += 1
 
     for point in POINTS:
+        found[point] = 0
         failpoints.arm(point, partial(seen, point))
     world = World(clock=clock, failpoints=failpoints)
     steps = steps_of(kill.seed, kill.steps)
@@ -375,5 +377,9 @@ def extra_migration(argument: Mapping[str, Any]) -> None:
     script = "\n\n".join(f"CREATE TABLE newer_{n} (n INTEGER NOT NULL);" for n in range(3))
     newer = Migration(len(known(dialect)) + 1, "newer", script, sha256(script.encode()).hexdigest())
     module = import_module(f"holdfast.store.{dialect}.driver")
-    vars(module)["known"] = lambda name: (*known(name), newer)
+
+    def more(name: str) -> tuple[Migration, ...]:
+        return (*known(name), newer)
+
+    vars(module)["known"] = more
     _work(kill)
