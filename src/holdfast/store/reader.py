@@ -85,7 +85,9 @@ class Reader:
             if not page or page[0].sequence != after:
                 raise damaged_event(head.name, after, "the event is missing")
             previous = page.pop(0).digest
-        page = [row for row in page if row.sequence <= head.last_sequence]
+        # A sequence that is no number stays in the page, so that it is found to be damaged.
+        last = head.last_sequence
+        page = [row for row in page if type(row.sequence) is not int or row.sequence <= last]
         expected = min(limit, head.last_sequence - after)
         return intact_part(head, page, after, previous, expected)
 
