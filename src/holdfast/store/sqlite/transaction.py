@@ -106,9 +106,11 @@ class SqliteTransaction:
     def _look_again(self) -> None:
         """Somebody else has written: forget, and make sure it is still our store."""
         known = self._known
-        known.foreign = known.data_version != -1
+        before = known.number
         known.forget()
         known.read_last(self._main)
+        # Also before our first commit: who follows has to be woken for what came in between.
+        known.foreign = known.foreign or known.number != before
         if not self._main.fetch("find_incarnation", id=known.incarnation):
             raise IncarnationFencedError(
                 store=self._main.target, reason="it does not know this incarnation"

@@ -1,0 +1,31 @@
+"""What other openings commit is noticed, so that who follows a stream is woken."""
+
+from pathlib import Path
+
+from holdfast.core.event import Event
+from holdfast.core.unit import Append, Unit
+from holdfast.core.world import World
+from holdfast.store.options import Options
+from holdfast.store.sqlite.driver import SqliteDriver
+
+
+def _append(driver: SqliteDriver, stream: str) -> None:
+    unit_id = World().ids.unit(driver.last_number())
+    driver.commit([Unit((Append(stream, (Event.of("said"),)),), (), unit_id)])
+
+
+def test_what_came_between_opening_and_the_first_own_commit_is_told(tmp_path: Path) -> None:
+    """C1. Found by seed 491 of the simulation: a follower waited for events that were there."""
+    one, two = (SqliteDriver(tmp_path / "a.db", Options(), World()) for _ in range(2))
+    one.open()
+    try:
+        two.open()
+        two.wait_foreign(0.0)
+        _append(one, "theirs")
+        _append(two, "ours")
+        told = two.wait_foreign(0.0)
+        assert told.foreign
+        assert "theirs" in told.streams
+    finally:
+        two.close()
+        one.close()
