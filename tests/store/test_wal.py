@@ -156,6 +156,20 @@ def test_frames_of_before_a_checkpoint_prove_nothing(log: Log) -> None:
         assert verdict(torn)[1] is None
 
 
+def test_a_torn_header_with_an_old_commit_mark_proves_nothing(log: Log) -> None:
+    """F11. One sector of an older log's frame, one of the transaction that was under way."""
+    log.write(200, 6_000)
+    content = bytearray(log.read())
+    first, last = log.ends[-2], log.ends[-1]
+    for frame in range(first + 2, last - 2):
+        torn = bytearray(content)
+        lost = HEADER_BYTES + first * FRAME
+        torn[lost : lost + FRAME] = bytes(FRAME)
+        header = HEADER_BYTES + frame * FRAME
+        torn[header : header + 8] = struct.pack(">II", 1, 7)
+        assert verdict(bytes(torn)) == (first, None)
+
+
 def test_a_log_in_the_other_byte_order_is_read_as_sqlite_reads_it(
     log: Log, tmp_path: Path, seed: Random
 ) -> None:
