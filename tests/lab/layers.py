@@ -83,8 +83,7 @@ def power(wish: Wish) -> Iterator[Job]:
 def cut_power(seed: int, case: str, most: int) -> Outcome:
     """Cut the power over one workload, from a moment that the seed decides."""
     layer = PowerLoss(seed, case)
-    first = Random(seed).randrange(max(1, len(layer.recording.acts) - 150))
-    return of_power(layer.survey(first=first, nested=0.002, most=most))
+    return of_power(layer.survey(first=layer.begin(), nested=0.002, most=most))
 
 
 def of_power(tally: Tally) -> Outcome:

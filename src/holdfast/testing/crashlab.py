@@ -244,6 +244,12 @@ class PowerLoss:
         self._rng = Random(f"nested/{seed}")
         self.recording = self._record()
 
+    def begin(self) -> int:
+        """Return behind how many acts a slice of the cuts begins; the seed decides."""
+        room = len(self.recording.acts) - 150
+        # How a store is made is short, and every cut of it is worth a look.
+        return Random(self.seed).randrange(room) if self._case.skip and room > 0 else 0
+
     def survey(
         self,
         *,
