@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
+import psycopg
+from psycopg import errors, sql
+
 from holdfast.core.errors import (
     DamagedError,
     InvalidValueError,
-    MissingExtraError,
     StoreBusyError,
     StoreError,
     StoreFullError,
@@ -25,15 +27,8 @@ from holdfast.core.errors import (
 )
 from holdfast.store import rows
 from holdfast.store.port import Again
+from holdfast.store.postgres.pipeline import Call, Pipeline
 from holdfast.store.sql import statements
-
-try:
-    import psycopg
-    from psycopg import errors, sql
-
-    from holdfast.store.postgres.pipeline import Call, Pipeline
-except ImportError as error:
-    raise MissingExtraError(feature="a postgresql:// store", extra="postgres") from error
 
 DEFAULT_SCHEMA: Final = "holdfast"
 # Up to so many events go as arrays, together with all else; more go by COPY, one round trip more.
