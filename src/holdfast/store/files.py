@@ -10,7 +10,7 @@ durable once `make_folder` returns; files are private to the user (0600, folders
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -76,7 +76,7 @@ def replace_file(path: Path, data: bytes, failpoints: Failpoints) -> None:
 
 
 @contextmanager
-def replacing(path: Path, failpoints: Failpoints) -> Iterator[BinaryIO]:
+def replacing(path: Path, failpoints: Failpoints) -> Generator[BinaryIO]:
     """
     Lend a file that takes the place of `path` when the block leaves without an error.
 
