@@ -115,7 +115,9 @@ class SqliteConnection:
 
     def schema(self) -> list[rows.Row]:
         """Return what SQLite keeps of every table, index and trigger, by name."""
-        text = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+        # As bytes: a damaged name is no text.
+        shown = ", ".join(f"CAST({name} AS BLOB)" for name in ("type", "name", "tbl_name", "sql"))
+        text = f"SELECT {shown} FROM sqlite_schema ORDER BY name"
         return list(self.raw.execute(text))
 
     def make_durable(self) -> None:

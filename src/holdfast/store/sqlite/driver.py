@@ -407,6 +407,8 @@ class SqliteDriver:
                     lines.append("the schema is not the one that its migrations make")
             except apsw.Error as error:
                 lines.append(str(as_store_error(self.location, error)))
+            except UnicodeDecodeError:
+                lines.append("the schema holds text that is none")
         return [Finding("database", self.location, line) for line in lines if line != "ok"]
 
     def _shipped_schema(self) -> list[rows.Row]:
@@ -446,7 +448,7 @@ class SqliteDriver:
 def _sound(main: SqliteConnection) -> bool:
     try:
         return bool(main.pragma("quick_check") == "ok")
-    except DamagedError:
+    except (DamagedError, UnicodeDecodeError):
         return False
 
 
