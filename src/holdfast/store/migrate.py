@@ -95,8 +95,8 @@ def check(
     """
     if len(applied) > len(migrations):
         raise SchemaNewerError(store=store, found=applied[-1][0], known=len(migrations))
-    for migration, (number, _, checksum) in zip(migrations, applied, strict=False):
-        if (migration.number, migration.checksum) != (number, checksum):
+    for migration, (number, name, checksum) in zip(migrations, applied, strict=False):
+        if (migration.number, migration.name, migration.checksum) != (number, name, checksum):
             raise MigrationChangedError(number=number)
     return len(applied)
 

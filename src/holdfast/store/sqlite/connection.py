@@ -116,9 +116,12 @@ class SqliteConnection:
     def schema(self) -> list[rows.Row]:
         """Return what SQLite keeps of every table, index and trigger, by name."""
         # As bytes: a damaged name is no text.
-        shown = ", ".join(f"CAST({name} AS BLOB)" for name in ("type", "name", "tbl_name", "sql"))
-        text = f"SELECT {shown} FROM sqlite_schema ORDER BY name"
-        return list(self.raw.execute(text))
+        return list(
+            self.raw.execute(
+                "SELECT CAST(type AS BLOB), CAST(name AS BLOB), CAST(tbl_name AS BLOB), "
+                "CAST(sql AS BLOB) FROM sqlite_schema ORDER BY name"
+            )
+        )
 
     def make_durable(self) -> None:
         """
