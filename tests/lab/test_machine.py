@@ -8,7 +8,7 @@ over clean closes and new openings. What fails is shrunk to the shortest program
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.clock = ManualClock()
         self.oracle = Oracle(self.clock.store_time(), b"")
-        self.cursors: dict[str, int] = {}
+        self.followers: dict[str, tuple[AsyncIterator[RecordedEvent], int]] = {}
         self.tokens: list[Lease] = []
         self.runner = asyncio.Runner()
         self.address = type(self).url()
@@ -117,6 +117,7 @@ class Machine(RuleBasedStateMachine):
 
     def open(self) -> None:
         """Open the store."""
+        self.followers.clear()
         self.opening = holdfast.open(self.address, world=World(clock=self.clock))
         self.rt: Runtime = self.do(self.opening.__aenter__())
         self.oracle.incarnation = self.rt.opened.incarnation
@@ -197,13 +198,16 @@ class Machine(RuleBasedStateMachine):
 
     @rule(stream=names)
     def follow(self, stream: str) -> None:
-        """Go on where the last follower of the stream stopped: nothing twice, nothing left out."""
+        """Let a follower go on: nothing twice, nothing left out."""
         line = self.line(stream)
-        after = max(self.cursors.get(stream, 0), line.trimmed)
+        follower, after = self.followers.pop(stream, (None, 0))
+        if follower is None or after < line.trimmed:
+            after = line.trimmed
+            follower = self.rt.history(stream).follow(after)
         left = len(line.events) - after
-        found = self.do(_follow(self.rt, stream, after, left, closed=line.closed))
-        assert _said(found) == line.events[after:]
-        self.cursors[stream] = len(line.events)
+        assert _said(self.do(_take(follower, left, closed=line.closed))) == line.events[after:]
+        if not line.closed:
+            self.followers[stream] = (follower, len(line.events))
 
     # Records.
 
@@ -335,16 +339,14 @@ def _said(events: list[RecordedEvent]) -> list[tuple[str, bytes, bytes | None]]:
     return [(event.type, event.payload, event.meta) for event in events]
 
 
-async def _follow(
-    rt: Runtime, stream: str, after: int, events: int, *, closed: bool
+async def _take(
+    follower: AsyncIterator[RecordedEvent], events: int, *, closed: bool
 ) -> list[RecordedEvent]:
     """Return so many events; the follower of a closed stream has to end behind them."""
-    follower = rt.history(stream).follow(after)
     async with asyncio.timeout(30):
         found = [await anext(follower) for _ in range(events)]
         if closed:
             assert await anext(follower, None) is None
-    await follower.aclose()
     return found
 
 
