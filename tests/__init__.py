@@ -1,1 +1,1 @@
-"""Tests of Holdfast; a package, so that `python -m tests.lab` and shared helpers can be imported."""
+"""Tests of Holdfast; a package, so that `python -m tests.lab` and shared parts can be imported."""

@@ -313,9 +313,7 @@ class Follower:
             self._reached["follower went on after a kill"] += 1
         async for event in self._parts.follow(rt, NOTES, len(self.seen)):
             if event.sequence != len(self.seen) + 1:
-                raise BrokenError(
-                    f"{self.name} was shown {event.sequence} behind {len(self.seen)}"
-                )
+                raise BrokenError(f"{self.name} was shown {event.sequence} behind {len(self.seen)}")
             self.seen.append(event.data)
             self._note(f"{self.name} sees {event.sequence} {event.data}")
             if event.data[0].partition(" ")[0] != self.name.partition(" ")[0]:
