@@ -238,7 +238,8 @@ class PowerLoss:
         self.tally = Tally()
         self._case = CASES[case]
         self._breadth = breadth
-        self._steps = steps_of(seed, self._case.steps, small=self._case.small)
+        case = self._case
+        self._steps = steps_of(seed, case.steps, small=case.small, split=case.skip)
         self._states = states_of(self._steps)
         self._known: dict[bytes, Found] = {}
         self._rng = Random(f"nested/{seed}")

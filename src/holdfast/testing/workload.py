@@ -123,9 +123,10 @@ class _Author:
         self.life = 0
         self.names = 0
 
-    def steps(self, count: int, *, small: bool) -> Iterator[Step]:
+    def steps(self, count: int, *, small: bool, split: int) -> Iterator[Step]:
         for number in range(1, count + 1):
             reopen = number > 1 and self.rng.random() < (0.02 if small else 0.12)
+            reopen = reopen or number == split + 1 > 1
             if reopen:
                 self.life += 1
                 self.leases.clear()
@@ -223,7 +224,7 @@ class _Author:
         return PutSnapshot.of(f"of {name}", name, self.stream(name).last, state)
 
 
-def steps_of(seed: int, count: int, *, small: bool = False) -> list[Step]:
+def steps_of(seed: int, count: int, *, small: bool = False, split: int = 0) -> list[Step]:
     """
     Return the steps a seed stands for.
 
@@ -231,8 +232,9 @@ def steps_of(seed: int, count: int, *, small: bool = False) -> list[Step]:
         seed: decides everything.
         count: how many steps.
         small: one small unit per step and few openings, for workloads of many steps.
+        split: how many steps are run before the store is opened anew in any case.
     """
-    return list(_Author(seed).steps(count, small=small))
+    return list(_Author(seed).steps(count, small=small, split=split))
 
 
 def content_of(reader: Reader) -> bytes:

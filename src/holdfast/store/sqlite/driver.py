@@ -302,8 +302,9 @@ class SqliteDriver:
         main.script("COMMIT")
         with main.mapped():
             pages, done = main.raw.wal_checkpoint(mode=mode)
-        if pages == done and guard.mark.exists():
-            with suppress(OSError):
+        # The log is home all the same; only a later loss would go unnoticed.
+        with suppress(OSError):
+            if pages == done and guard.mark.exists():
                 guard.mark.write_home(self._known.store_id, count)
 
     # Writing.
