@@ -12,14 +12,22 @@ from functools import partial
 from random import Random
 
 from holdfast.testing.crashlab import CASES, PowerLoss, Tally
+from holdfast.testing.filesystem import Cuts, unavailable
+from holdfast.testing.filesystem import cut_power as cut_filesystem
 from holdfast.testing.images import Scratch
 from holdfast.testing.ioerrors import Accident, Accidents, accidents
 from holdfast.testing.kills import Forks, Kill, Kills
+from holdfast.testing.schedules import SCENARIOS, explore
 from holdfast.testing.server import PostgresServer
+from holdfast.testing.storm import Storm, storm
+from holdfast.testing.strace import StraceUnavailableError
+from tests.lab import traced
 from tests.lab.planted import HUNTS
 
 _IMAGES_PER_JOB = 2_500
 _KILLS_PER_JOB = 250
+_STORM_KILLS = 250
+_TRACED_IMAGES = 1_000
 _MOMENTS = ("before", "half", "after")
 
 
@@ -168,10 +176,80 @@ def hunt(plant: str) -> Outcome:
     return Outcome(failures=missed, planted={plant: found})
 
 
+def schedules(wish: Wish) -> Iterator[Job]:
+    """Give jobs that walk every order of the SQL of two instances; nightly also of three."""
+    nightly = wish.seeds > 1
+    for name, scenario in SCENARIOS.items():
+        if nightly or len(scenario.programs) == 2:
+            yield partial(walk, name, refusals=False)
+        if nightly and name in {"append", "record", "counter", "fence"}:
+            yield partial(walk, name, refusals=True)
+
+
+def walk(name: str, *, refusals: bool) -> Outcome:
+    """Walk every order of one scenario."""
+    walked = explore(name, refusals=refusals)
+    counts = Counter(schedules=walked.schedules)
+    return Outcome(counts, unnoticed=walked.violations, failures=walked.failures)
+
+
+def storms(wish: Wish) -> Iterator[Job]:
+    """Give jobs of storms over several processes: a tenth as many kills as the single ones."""
+    for number in range(max(1, wish.kills // (10 * _STORM_KILLS))):
+        yield partial(rage, wish.seed + number, _STORM_KILLS)
+        yield partial(rage, wish.seed + number, _STORM_KILLS // 5, servers=6)
+
+
+def rage(seed: int, kills: int, *, servers: int = 0) -> Outcome:
+    """Raise a storm over an SQLite file, or over PostgreSQL if servers are to be killed."""
+    with Scratch() as scratch:
+        store = "" if servers else f"sqlite:///{scratch.lay({}) / 'a.db'}"
+        found = storm(Storm(store=store, seed=seed, kills=kills, servers=servers))
+    counts = Counter(kills=found.kills + found.servers)
+    return Outcome(counts, found.lost, found.unsound, found.failures)
+
+
+def calls(wish: Wish) -> Iterator[Job]:
+    """Give jobs of power cuts over what strace sees; a twenty-fifth of the images."""
+    for number in range(max(1, wish.images // (25 * _TRACED_IMAGES))):
+        case = ("blocks", "sectors")[number % 2]
+        yield partial(cut_traced, wish.seed + number, case, _TRACED_IMAGES)
+
+
+def cut_traced(seed: int, case: str, most: int) -> Outcome:
+    """Cut the power over one workload that was recorded from outside."""
+    try:
+        return of_power(traced.survey(seed, case, first=Random(seed).uniform(0, 0.8), most=most))
+    except StraceUnavailableError as error:
+        print(f"calls: nothing was done: {error}", flush=True)
+        return Outcome()
+
+
+def filesystems(wish: Wish) -> Iterator[Job]:
+    """Give jobs of power cuts on real file systems, where the machine allows them."""
+    for number in range(wish.seeds):
+        for kind in ("ext4", "xfs"):
+            yield partial(shut_down, kind, wish.seed + number)
+
+
+def shut_down(kind: str, seed: int) -> Outcome:
+    """Cut the power of one kind of file system again and again."""
+    if reason := unavailable(kind):
+        print(f"filesystems: nothing was done on {kind}: {reason}", flush=True)
+        return Outcome()
+    found = cut_filesystem(Cuts(kind=kind, cycles=25, seed=seed))
+    counts = Counter(images=found.cycles, cuts=found.cycles)
+    return Outcome(counts, found.lost, found.unsound, found.failures)
+
+
 LAYERS: Mapping[str, Callable[[Wish], Iterator[Job]]] = {
     "power": power,
     "kills": kills,
     "errors": errors,
+    "schedules": schedules,
+    "storms": storms,
+    "calls": calls,
+    "filesystems": filesystems,
     "planted": planted,
 }
 
