@@ -253,23 +253,28 @@ class Owner(Client):
                 if not await self._renewed(rt, owner, token):
                     return
                 continue
-            began, until = self.loop.time(), self.until
-            answer = await self.attempt(
-                rt,
-                owner,
-                lambda unit_id, number: _write(
-                    self.parts, rt, token, until, unit_id, [self.name, number, generation]
-                ),
-            )
-            if isinstance(answer, FenceError):
-                self.reached[f"stale owner got {answer.code}"] += 1
+            if not await self._worked(rt, owner, token):
                 return
-            if isinstance(answer, Committed) and began > until:
-                raise BrokenError(f"{self.name} wrote at {began:.3f}, its lease ended {until:.3f}")
         if self.pending is None and self.loop.random.random() < 0.5:
             event = Event.of("released", [self.name, generation])
             unit = Unit((ReleaseLease(LEASE, generation), Append(WORK, (event,))))
             await self.ask(owner, lambda: rt.commit(unit))
+
+    async def _worked(self, rt: Runtime, owner: str, token: Fence) -> bool:
+        """Write once; return whether it may still be the owner."""
+        began, until = self.loop.time(), self.until
+
+        async def work(unit_id: bytes, number: int) -> Committed:
+            event = Event.of("worked", [self.name, number, token.generation])
+            unit = Unit((Append(WORK, (event,)),), (), unit_id)
+            return await self.parts.write(rt, token, unit, until)
+
+        answer = await self.attempt(rt, owner, work)
+        if isinstance(answer, FenceError):
+            self.reached[f"stale owner got {answer.code}"] += 1
+        if isinstance(answer, Committed) and began > until:
+            raise BrokenError(f"{self.name} wrote at {began:.3f}, its lease ended {until:.3f}")
+        return not isinstance(answer, FenceError)
 
     async def _renewed(self, rt: Runtime, owner: str, token: Fence) -> bool:
         unit = Unit((RenewLease(LEASE, token.generation, TTL),))
@@ -280,13 +285,6 @@ class Owner(Client):
             self.until = self.loop.time() + TTL
             self.reached["renewed"] += 1
         return not isinstance(answer, FenceError)
-
-
-async def _write(
-    parts: Parts, rt: Runtime, token: Fence, until: float, unit_id: bytes, said: list[object]
-) -> Committed:
-    event = Event.of("worked", said)
-    return await parts.write(rt, token, Unit((Append(WORK, (event,)),), (), unit_id), until)
 
 
 class Follower:

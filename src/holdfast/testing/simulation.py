@@ -180,7 +180,7 @@ class _Simulation:
 
     def _people(self, name: str, parts: Parts) -> None:
         kinds: tuple[type[Client], ...] = (Appender, Adder, Owner)
-        mine = [
+        mine: list[Client] = [
             kind(f"{name} {kind.__name__}", self.loop, self.note, self.reached, parts)
             for kind in kinds
         ]

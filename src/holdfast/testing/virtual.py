@@ -18,11 +18,12 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextlib import suppress
 from random import Random
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
 
 __all__ = ["OWNER", "BrokenError", "Killed", "VirtualLoop"]
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 OWNER: Final = contextvars.ContextVar("owner", default="")
 STALLED_SHARE: Final = 0.01
 STALL_MAX: Final = 6.0
@@ -33,7 +34,7 @@ class BrokenError(Exception):
     """A promise was broken, or nothing can go on any more."""
 
 
-class Killed(BaseException):  # noqa: N818 not an error: the process is gone
+class Killed(BaseException):
     """Raised where an owner was killed within a callback, to leave it."""
 
 
@@ -81,8 +82,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def call_soon(
         self,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.Handle:
         """Run a callback among those that are ready."""
@@ -98,8 +99,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_at(
         self,
         when: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Run a callback at a virtual time."""
@@ -113,8 +114,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def call_later(
         self,
         delay: float,
-        callback: Callable[..., object],
-        *args: Any,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: *Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
         """Run a callback after some virtual time."""
@@ -141,9 +142,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> asyncio.Task[T]:
         """Start a task and remember it."""
-        task: asyncio.Task[T] = asyncio.Task(coro, loop=self, name=name, context=context)  # type: ignore[arg-type]
-        self._tasks.append(task)
-        return task
+        return self._begin(coro, name, context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Let what nobody handled end the simulation, unless it is over or its owner dead."""
@@ -167,7 +166,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Start a task of an owner; if it fails, so does the simulation."""
         context = contextvars.copy_context()
         context.run(OWNER.set, owner)
-        task = self.create_task(work, context=context)
+        task = self._begin(work, None, context)
         task.add_done_callback(self._look_at, context=contextvars.Context())
         return task
 
@@ -197,7 +196,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         # The running loop is a global of asyncio; tasks look for it there.
         asyncio._set_running_loop(self)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
         try:
-            task = self.create_task(main)
+            task = self._begin(main, None, None)
             while not task.done():
                 self._step()
                 if self._failure is not None:
@@ -206,6 +205,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         finally:
             self._end()
             asyncio._set_running_loop(None)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
+
+    def _begin(
+        self,
+        work: Coroutine[Any, Any, T] | Generator[Any, None, T],
+        name: str | None,
+        context: contextvars.Context | None,
+    ) -> asyncio.Task[T]:
+        task: asyncio.Task[T] = asyncio.Task(work, loop=self, name=name, context=context)
+        self._tasks.append(task)
+        return task
 
     def _step(self) -> None:
         if not self._calls:
@@ -266,7 +275,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._timers.clear()
         for task in self._tasks:
             work = task.get_coro()
-            if not task.done() and work is not None:
+            if not task.done():
                 with suppress(RuntimeError):
                     work.close()
         self._tasks.clear()
