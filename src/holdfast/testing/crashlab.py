@@ -236,10 +236,9 @@ class PowerLoss:
         self.seed = seed
         self.name = case
         self.tally = Tally()
-        self._case = CASES[case]
+        self._case = kind = CASES[case]
         self._breadth = breadth
-        case = self._case
-        self._steps = steps_of(seed, case.steps, small=case.small, split=case.skip)
+        self._steps = steps_of(seed, kind.steps, small=kind.small, split=kind.skip)
         self._states = states_of(self._steps)
         self._known: dict[bytes, Found] = {}
         self._rng = Random(f"nested/{seed}")
