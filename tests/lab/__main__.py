@@ -3,7 +3,7 @@ The crash lab at a prompt: `python -m tests.lab [--nightly] [--only LAYER] [--se
 
 Runs the layers on all cores, prints a line for each and writes `build/lab.json`. Ends with 1 if
 anything acknowledged was lost, anything wrong went unnoticed, or a planted bug was not found.
-With the words of a failure (`--cut`, `--kill`, `--number`) it repeats that one case.
+With the words of a failure (`--cut`, `--kill`, `--number`, `--simulate`) it repeats that one case.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from tests.lab.layers import (
     replay_error,
     replay_kill,
     replay_power,
+    replay_seed,
 )
 
-COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages")
+COUNTED = ("images", "cuts", "calls", "kills", "states", "seeds", "schedules", "damages")
 REPORT = Path("build/lab.json")
 
 
@@ -54,6 +55,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--images", type=int, help="crash images to judge")
     parser.add_argument("--kills", type=int, help="processes to kill")
+    parser.add_argument("--simulations", type=int, help="seeds of the simulation")
+    parser.add_argument("--simulate", type=int, help="a seed of the simulation to repeat")
     parser.add_argument("--case", default="blocks", help="of a power cut to repeat")
     parser.add_argument("--cut", type=int, help="of a power cut to repeat")
     parser.add_argument("--family", default="", help="of a power cut to repeat")
@@ -68,6 +71,8 @@ def parse() -> argparse.Namespace:
 
 def replay(asked: argparse.Namespace) -> Outcome | None:
     """Repeat one case, if one was named."""
+    if asked.simulate is not None:
+        return replay_seed(asked.simulate)
     if asked.cut is not None:
         return replay_power(asked.seed, asked.case, asked.cut, asked.family)
     if asked.kill is not None:
@@ -86,6 +91,7 @@ def wish_of(asked: argparse.Namespace) -> Wish:
         images=asked.images or 50_000 * times,
         kills=asked.kills or 5_000 * times,
         seeds=times,
+        simulations=asked.simulations or 20_000 * times,
     )
 
 

@@ -17,15 +17,20 @@ from holdfast.testing.filesystem import cut_power as cut_filesystem
 from holdfast.testing.images import Scratch
 from holdfast.testing.ioerrors import Accident, Accidents, accidents
 from holdfast.testing.kills import Forks, Kill, Kills
+from holdfast.testing.model import search
+from holdfast.testing.protocol import BROKEN, Bounds
 from holdfast.testing.schedules import SCENARIOS, explore
 from holdfast.testing.server import PostgresServer
+from holdfast.testing.simulation import campaign, simulate
 from holdfast.testing.storm import Storm, storm
 from holdfast.testing.strace import StraceUnavailableError
 from tests.lab import traced
+from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
 from tests.lab.planted import HUNTS
 
 _IMAGES_PER_JOB = 2_500
 _KILLS_PER_JOB = 250
+_SIMULATIONS_PER_JOB = 500
 _STORM_KILLS = 250
 _TRACED_IMAGES = 1_000
 _MOMENTS = ("before", "half", "after")
@@ -69,12 +74,14 @@ class Wish:
         images: crash images to judge.
         kills: processes to kill.
         seeds: workloads of which every call to the disk fails.
+        simulations: seeds of several processes on one store in virtual time.
     """
 
     seed: int
     images: int = 50_000
     kills: int = 5_000
     seeds: int = 1
+    simulations: int = 20_000
 
 
 Job = Callable[[], Outcome]
@@ -167,11 +174,31 @@ def planted(_: Wish) -> Iterator[Job]:
     """Give jobs that hunt planted bugs."""
     for plant in sorted(HUNTS):
         yield partial(hunt, plant)
+    for mistake in sorted(MISTAKES):
+        yield partial(hunt_mistake, mistake)
+    for number in range(len(BROKEN)):
+        yield partial(hunt_protocol, number)
 
 
 def hunt(plant: str) -> Outcome:
     """Hunt one planted bug."""
-    found = bool(HUNTS[plant](plant))
+    return of_hunt(plant, found=bool(HUNTS[plant](plant)))
+
+
+def hunt_mistake(mistake: str) -> Outcome:
+    """Hunt a mistake in how processes use the store."""
+    run = campaign(range(1, SEEDS_TO_FIND), MISTAKES[mistake], enough=1)
+    return of_hunt(mistake, found=bool(run.broken))
+
+
+def hunt_protocol(number: int) -> Outcome:
+    """Hunt a mistake in the protocol of leases."""
+    found = search(BROKEN[number], Bounds(workers=2)).broken
+    return of_hunt(BROKEN[number].name, found=bool(found))
+
+
+def of_hunt(plant: str, *, found: bool) -> Outcome:
+    """Return the outcome of a hunt."""
     missed = [] if found else [f"planted bug {plant} was not found"]
     return Outcome(failures=missed, planted={plant: found})
 
@@ -242,6 +269,45 @@ def shut_down(kind: str, seed: int) -> Outcome:
     return Outcome(counts, found.lost, found.unsound, found.failures)
 
 
+def model(wish: Wish) -> Iterator[Job]:
+    """Give jobs that search the protocol of leases; nightly with more faults."""
+    yield partial(search_all, Bounds())
+    if wish.seeds > 1:
+        yield partial(search_all, Bounds(grants=4))
+        yield partial(search_all, Bounds(workers=2, grants=4, openings=2))
+
+
+def search_all(bounds: Bounds) -> Outcome:
+    """Visit every state within bounds."""
+    searched = search(bounds=bounds)
+    failures = [str(searched)] if searched.broken else []
+    return Outcome(Counter(states=searched.states), unnoticed=len(failures), failures=failures)
+
+
+def simulation(wish: Wish) -> Iterator[Job]:
+    """Give jobs of seeds, one behind the other from the seed of the run."""
+    for first in range(0, wish.simulations, _SIMULATIONS_PER_JOB):
+        last = min(first + _SIMULATIONS_PER_JOB, wish.simulations)
+        yield partial(simulate_all, range(wish.seed + first, wish.seed + last))
+
+
+def simulate_all(seeds: range) -> Outcome:
+    """Run seeds of the simulation."""
+    run = campaign(seeds)
+    failures = [
+        f"{broken}; again: --only simulation --simulate {seed}"
+        for seed, broken in run.broken.items()
+    ]
+    return Outcome(Counter(seeds=run.seeds), len(failures), 0, failures)
+
+
+def replay_seed(seed: int) -> Outcome:
+    """Run one seed of the simulation again, with its history."""
+    history = simulate(seed)
+    failures = [*history.lines, history.broken] if history.broken else []
+    return Outcome(Counter(seeds=1), int(bool(failures)), 0, failures)
+
+
 LAYERS: Mapping[str, Callable[[Wish], Iterator[Job]]] = {
     "power": power,
     "kills": kills,
@@ -250,6 +316,8 @@ LAYERS: Mapping[str, Callable[[Wish], Iterator[Job]]] = {
     "storms": storms,
     "calls": calls,
     "filesystems": filesystems,
+    "model": model,
+    "simulation": simulation,
     "planted": planted,
 }
 
@@ -276,4 +344,13 @@ def replay_error(seed: int, accident: Accident) -> Outcome:
     return of_errors(layer.tally)
 
 
-__all__ = ["LAYERS", "Kill", "Outcome", "Wish", "replay_error", "replay_kill", "replay_power"]
+__all__ = [
+    "LAYERS",
+    "Kill",
+    "Outcome",
+    "Wish",
+    "replay_error",
+    "replay_kill",
+    "replay_power",
+    "replay_seed",
+]

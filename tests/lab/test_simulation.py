@@ -3,29 +3,19 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
 
-from holdfast.core.errors import StaleGenerationError
-from holdfast.core.event import RecordedEvent, recorded
-from holdfast.core.lease import check_fence
-from holdfast.core.unit import Committed, Fence, Unit
-from holdfast.runtime.runtime import Runtime
-from holdfast.store.wake import Wakes
-from holdfast.testing.clients import Parts
-from holdfast.testing.instance import LoopStore
 from holdfast.testing.simulation import Campaign, campaign, simulate
+from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
 
 pytestmark = pytest.mark.lab
 
 SEEDS = int(os.environ.get("HOLDFAST_SEEDS", "1000"))
 FIRST = int(os.environ.get("HOLDFAST_SEED", "1"))
 CHUNK = 50
-# Within so many seeds a planted mistake has to be found.
-SEEDS_TO_FIND = 500
 # Rare states; a campaign that does not reach one of them tests less than it says.
 SOMETIMES = (
     "cancelled",
@@ -83,63 +73,12 @@ def test_the_same_seed_gives_the_same_history_byte_for_byte(seed: int) -> None:
     assert other.stdout == first
 
 
-# Planted mistakes.
-
-
-async def _look_then_write(rt: Runtime, token: Fence, unit: Unit, until: float) -> Committed:
-    row = await rt.leases.find(token.key)
-    check_fence(row, token, rt._store.world.clock.store_time())
-    return await rt.commit(Unit(unit.writes, (), unit.id))
-
-
-async def _trust(rt: Runtime, token: Fence, unit: Unit, until: float) -> Committed:
-    if rt._store.world.clock.monotonic() >= until:
-        raise StaleGenerationError(key=token.key, generation=token.generation, actual=0)
-    return await rt.commit(Unit(unit.writes, (), unit.id))
-
-
-async def _look_then_register(rt: Runtime, stream: str, after: int) -> AsyncIterator[RecordedEvent]:
-    while True:
-        head, rows = await rt._store.events(stream, after, 100)
-        for row in rows:
-            yield recorded(stream, row)
-            after = row.sequence
-        if rows:
-            continue
-        if head is not None and head.closed:
-            return
-        await rt._store.wakes.register(stream)
-
-
-class _NeverCounting(Wakes):
-    @property
-    def count(self) -> int:
-        return 0
-
-    @count.setter
-    def count(self, value: int) -> None: ...
-
-
-class _SharingTooMuch(LoopStore):
-    def drive(self) -> None:
-        self.wakes = _NeverCounting()
-        super().drive()
-
-
-PLANTED: dict[str, Callable[[], Parts]] = {
-    "fence looked at before the write": lambda: Parts(write=_look_then_write),
-    "lease trusted after a stall": lambda: Parts(write=_trust),
-    "follower registers after it looked": lambda: Parts(follow=_look_then_register),
-    "page shared over a wake-up": lambda: Parts(store=_SharingTooMuch),
-}
-
-
-@pytest.mark.parametrize("mistake", PLANTED)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_planted_mistake_is_found(mistake: str) -> None:
     """F15, C1. Without this the clean campaign would prove nothing."""
-    found = campaign(range(1, SEEDS_TO_FIND), PLANTED[mistake](), enough=1)
+    found = campaign(range(1, SEEDS_TO_FIND), MISTAKES[mistake], enough=1)
     print(f"{mistake}: after {found.seeds} seeds: {found.broken}")
     assert found.broken
     seed, broken = found.broken.popitem()
-    assert simulate(seed, PLANTED[mistake]()).broken == broken
+    assert simulate(seed, MISTAKES[mistake]).broken == broken
     assert not simulate(seed).broken
