@@ -30,6 +30,8 @@ SOMETIMES = (
     "killed at commit.begun",
     "killed at commit.committed",
     "killed at commit.written",
+    "opened again after all were closed",
+    "opened again after all were killed",
     "lease was held",
     "refused while another process writes",
     "renewed",

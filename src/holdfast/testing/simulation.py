@@ -52,6 +52,7 @@ POINTS: Final = (
     "commit.answered",
 )
 VERIFIED_EVERY: Final = 16
+OPENED_SHARE: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,22 +327,25 @@ class _Simulation:
     # The end.
 
     async def _end(self) -> None:
-        """Close or kill everybody, open once more and compare."""
-        at_once = self.random.random() < 0.2
-        for instance in self.instances:
-            if at_once:
-                instance.kill()
-            else:
-                await self.loop.spawn(instance.owner, instance.close())
-        last = self.instances[0]
-        rt = await last.open()
+        """Compare what is there; now and then only after everybody was closed, or killed."""
+        which = self.random.random()
+        rt = self._any()
+        if which < OPENED_SHARE:
+            rt = await self._open_again(killed=which < OPENED_SHARE / 4)
         _check_notes(await rt.history(NOTES).read(), self.clients, self.followers)
-        work = await rt.history(WORK).read()
-        _check_work(work, self.clients)
+        _check_work(await rt.history(WORK).read(), self.clients)
         await self._check_counter(rt)
         if self.seed % VERIFIED_EVERY == 0 and (findings := await rt.verify()):
             raise BrokenError(f"verify found {findings}")
-        await last.close()
+
+    async def _open_again(self, *, killed: bool) -> Runtime:
+        for instance in self.instances:
+            if killed:
+                instance.kill()
+            else:
+                await self.loop.spawn(instance.owner, instance.close())
+        self.reached["opened again after all were " + ("killed" if killed else "closed")] += 1
+        return await self.instances[0].open()
 
     async def _check_counter(self, rt: Runtime) -> None:
         adders = [one for one in self.clients if isinstance(one, Adder)]
