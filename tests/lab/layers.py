@@ -340,7 +340,7 @@ def replay_kill(where: Mapping[str, object], *, on_postgres: bool) -> Outcome:
 def replay_error(seed: int, accident: Accident) -> Outcome:
     """Let the same call fail in the same way."""
     layer = Accidents(seed)
-    layer.suffer(accident)
+    layer.suffer(accident, power_cut=True)
     return of_errors(layer.tally)
 
 

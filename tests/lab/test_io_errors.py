@@ -26,9 +26,9 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
-from holdfast.testing.disk import Call, Disk, Fault
+from holdfast.testing.disk import CHANGES, Call, Disk, Fault
 from holdfast.testing.images import Scratch
-from holdfast.testing.ioerrors import accidents
+from holdfast.testing.ioerrors import Accident, Accidents, accidents
 
 pytestmark = pytest.mark.lab
 
@@ -45,6 +45,22 @@ def test_no_failing_call_makes_the_store_lie() -> None:
     assert tally.clean, "\n".join(tally.failures)
     assert tally.images > 200
     assert tally.nested > 100
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(
+    ("seed", "accident"),
+    [
+        (5, Accident(68, Fault.SHORT)),  # an id of a first opening that was never stored
+        (4242, Accident(6, Fault.SHORT)),  # half of the first page beside its journal
+        (4242, Accident(337, Fault.EIO)),  # the close wrote behind a sync that had failed
+    ],
+)
+def test_what_once_went_wrong_goes_right(seed: int, accident: Accident) -> None:
+    """F7, F8. Accidents that found a bug; the power is cut behind each."""
+    layer = Accidents(seed)
+    layer.suffer(accident, power_cut=True)
+    assert layer.tally.clean, "\n".join(layer.tally.failures)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -71,8 +87,10 @@ async def fail_one_sync(path: Path, disk: Disk) -> bytes:
     with pytest.raises(PoisonedError):
         await store.commit(entry(3))
     assert await last_sequence(store) == 1
-    assert disk.calls[Call.SYNC] == syncs + 1, "a second sync in place of the first"
+    changes = {call: disk.calls[call] for call in CHANGES}
     await store.close()
+    assert {call: disk.calls[call] for call in CHANGES} == changes, "written after it stopped"
+    assert disk.calls[Call.SYNC] == syncs + 1, "a second sync in place of the first"
     return unit.id
 
 

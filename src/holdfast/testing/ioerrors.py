@@ -110,9 +110,16 @@ class Accidents:
             for number in range(1, self.calls[Call.READ] + 1):
                 yield Accident(number, Fault.EIO, reads=True, lasting=lasting)
 
-    def suffer(self, accident: Accident) -> None:
-        """Run the workload with one accident, and judge what it was told and what is left."""
+    def suffer(self, accident: Accident, *, power_cut: bool = False) -> None:
+        """
+        Run the workload with one accident, and judge what it was told and what is left.
+
+        Args:
+            accident: what fails.
+            power_cut: cut the power behind it in any case, not only now and then.
+        """
         self.tally.images += 1
+        power_cut = power_cut or self.tally.images % _POWER_CUT_EVERY == 0
         with Scratch() as scratch:
             folder = scratch.lay({})
             with Disk(folder) as disk:
@@ -120,7 +127,9 @@ class Accidents:
                 disk.fail(accident.number, accident.fault, on=kinds, lasting=accident.lasting)
                 story = asyncio.run(self._live(folder, disk))
             acknowledged = story.mirror.content()
-            wrong = story.wrong or self._power_cut(disk, story, acknowledged)
+            wrong = story.wrong
+            if power_cut and not wrong:
+                wrong = self._power_cut(disk, story, acknowledged)
             lost, wrong = (False, wrong) if wrong else self._judge(folder, story)
             story.mirror.close()
         if wrong:
@@ -172,9 +181,7 @@ class Accidents:
         return examine(lambda: SqliteDriver(folder / NAME, _OPTIONS, world))
 
     def _power_cut(self, disk: Disk, story: _Story, acknowledged: bytes) -> str:
-        """Cut the power after the failure, now and then; return what is wrong."""
-        if self.tally.images % _POWER_CUT_EVERY:
-            return ""
+        """Cut the power after the failure, and return what is wrong with what it leaves."""
         allowed = {acknowledged, story.mirror.content_with(story.unknown)}
         cut = cut_at(disk.recording, len(disk.recording.acts))
         with Scratch() as scratch:

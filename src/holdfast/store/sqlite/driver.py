@@ -15,7 +15,8 @@ Invariants:
 - nothing is answered before COMMIT has returned; an error of COMMIT is `CommitFailed`;
 - positions and transaction numbers grow by the last outcome row, which is never trimmed;
 - a connection is never used in another process than the one that opened it;
-- before each commit the main file is still the inode that was opened.
+- before each commit the main file is still the inode that was opened;
+- after a failed commit or checkpoint nothing is written any more, also not at the close.
 """
 
 import os
@@ -92,6 +93,7 @@ class SqliteDriver:
         self._watched_position = 0
         self._log_pages = 0
         self._entry: dict[str, Any] = {}
+        self._stopped = False
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
 
@@ -169,11 +171,12 @@ class SqliteDriver:
         self._world.failpoints.reach("boot.connected")
         if self._guard is not None and writable and alone:
             # What an unsynced log holds is in the page cache at best; this writes and syncs it.
+            # Nothing may be appended before: the padding behind the last commit may be lost, and
+            # a sector in flight that holds its end would take it along.
+            with main.mapped():
+                main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             if self._guard.has_log and self._known.store_id:
                 self._bring_home(main, self._guard, apsw.SQLITE_CHECKPOINT_TRUNCATE)
-            else:
-                with main.mapped():
-                    main.raw.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0)
         self._world.failpoints.reach("boot.checkpointed")
         return notes
@@ -287,6 +290,10 @@ class SqliteDriver:
         self._world.failpoints.reach("close.released")
 
     def _leave(self, main: SqliteConnection) -> None:
+        if self._stopped:
+            # A frame behind one whose sync failed would be durable, and the failed one not.
+            main.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            return
         if self._guard is not None and self._guard.identity() != self._inode:
             return  # The file was replaced; its log may be somebody else's by now.
         main.run("close_incarnation", **rows.closed_row(self._entry, self._world.clock.wall()))
@@ -329,7 +336,11 @@ class SqliteDriver:
                 self._world,
                 self._options.outcome_retention,
             )
-            return commit_batch(transaction, units, self._world.failpoints)
+            try:
+                return commit_batch(transaction, units, self._world.failpoints)
+            except CommitFailed:
+                self._stopped = True
+                raise
 
     def last_number(self) -> int:
         """Return the number of the last transaction this opening has seen."""
@@ -356,6 +367,7 @@ class SqliteDriver:
         except StoreBusyError:
             return  # Another process is at it; the log is looked at again after the next commit.
         except StoreError as error:
+            self._stopped = True
             raise CommitFailed(str(error)) from error
 
     def relieve(self) -> None:

@@ -212,6 +212,8 @@ class Guard:
             if self.mark.exists():
                 raise self.refuse(f"the main file {state}, but its mark says there was a store")
             return
+        if self._is_half_made():
+            return
         logged = self._look_at_log(size) if log else frozenset[int]()
         self._look_at_main(size, log, logged)
 
@@ -220,7 +222,7 @@ class Guard:
             head = file.read(100)
         if head[:16] != _SQLITE_MAGIC:
             # A page that was being written home when the power failed is still in the log.
-            if 1 in logged or self._is_half_made():
+            if 1 in logged:
                 return
             raise self.refuse("the main file does not begin as an SQLite database")
         self.home, self.has_log = int.from_bytes(head[60:64], "big"), log > 0
