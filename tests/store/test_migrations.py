@@ -19,9 +19,8 @@ import holdfast
 from holdfast.core.errors import MigrationChangedError, SchemaNewerError
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.world import World
-from holdfast.store.migrate import known, migrate
+from holdfast.store.migrate import Migrator, known, migrate
 from holdfast.store.sqlite.connection import SqliteConnection
-from holdfast.store.sqlite.transaction import SqliteMigrator
 from holdfast.testing.acts import read_image
 from holdfast.testing.images import write_image
 from holdfast.testing.programs import installation
@@ -115,7 +114,7 @@ def test_migrating_from_every_earlier_schema_equals_creating() -> None:
     schemas = []
     for first in range(len(migrations) + 1):
         with closing(SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)) as main:
-            migrator = SqliteMigrator(main, World())
+            migrator = Migrator(main, World().clock)
             for some in (migrations[:first], migrations):
                 migrate("memory", migrator, some, Failpoints())
             schemas.append(main.schema())

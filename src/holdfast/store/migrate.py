@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
-from typing import Protocol
+from typing import Any, Protocol
 
+from holdfast.core.clock import Clock
 from holdfast.core.errors import MigrationChangedError, SchemaNewerError
 from holdfast.core.failpoint import Failpoints
+from holdfast.store.rows import Row
 from holdfast.store.sql import split_script
 
 
@@ -40,32 +42,71 @@ class Migration:
     checksum: str
 
 
-class Migrator(Protocol):
+class MigrationConnection(Protocol):
     """What migrating needs of a connection."""
 
-    def applied(self) -> Sequence[tuple[int, str, str]]:
-        """Return number, name and checksum of what was applied; empty in a new store."""
+    def fetch(self, name: str, /, **parameters: Any) -> list[Row]:
+        """Run a named query."""
         ...
+
+    def run(self, name: str, /, **parameters: Any) -> None:
+        """Run a named statement."""
+        ...
+
+    def script(self, text: str) -> object:
+        """Run a statement by its text."""
+        ...
+
+    def begin_alone(self) -> None:
+        """Begin a transaction that keeps other migrators out until it ends."""
+        ...
+
+    def drop(self) -> None:
+        """Drop the transaction, if there is one."""
+        ...
+
+
+class Migrator:
+    """The migrations of one store, over a connection of either database."""
+
+    def __init__(self, connection: MigrationConnection, clock: Clock) -> None:
+        """Take the connection, and the clock that says when a migration was applied."""
+        self._connection = connection
+        self._clock = clock
+
+    def applied(self) -> list[tuple[int, str, str]]:
+        """Return number, name and checksum of what was applied; empty in a new store."""
+        if not self._connection.fetch("has_migration_table")[0][0]:
+            return []
+        found = self._connection.fetch("list_migrations")
+        return [(number, name, checksum) for number, name, checksum in found]
 
     def begin(self) -> None:
-        """Start a transaction that keeps other migrators out."""
-        ...
+        """Begin a transaction that keeps other migrators out."""
+        self._connection.begin_alone()
+        self._connection.run("create_migration_table")
 
-    def run(self, statement: str) -> None:
-        """Run one statement."""
-        ...
-
-    def record(self, migration: Migration) -> None:
-        """Write the migration's row."""
-        ...
+    def apply(self, migration: Migration, failpoints: Failpoints) -> None:
+        """Run the statements of a migration and write its row."""
+        for statement in split_script(migration.script):
+            self._connection.script(statement)
+            failpoints.reach("migrate.statement")
+        self._connection.run(
+            "add_migration",
+            number=migration.number,
+            name=migration.name,
+            checksum=migration.checksum,
+            applied_at=self._clock.wall(),
+        )
+        failpoints.reach("migrate.recorded")
 
     def commit(self) -> None:
         """Commit."""
-        ...
+        self._connection.script("COMMIT")
 
     def rollback(self) -> None:
         """Drop the transaction."""
-        ...
+        self._connection.drop()
 
 
 @cache
@@ -121,18 +162,10 @@ def migrate(
             # Looked up again inside the transaction: another process may have been faster.
             done = check(store, migrations, migrator.applied())
             if done < len(migrations):
-                _apply(migrator, migrations[done], failpoints)
+                migrator.apply(migrations[done], failpoints)
         except BaseException:
             migrator.rollback()
             raise
         migrator.commit()
         failpoints.reach("migrate.committed")
     return len(migrations)
-
-
-def _apply(migrator: Migrator, migration: Migration, failpoints: Failpoints) -> None:
-    for statement in split_script(migration.script):
-        migrator.run(statement)
-        failpoints.reach("migrate.statement")
-    migrator.record(migration)
-    failpoints.reach("migrate.recorded")

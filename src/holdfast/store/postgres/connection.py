@@ -148,6 +148,16 @@ class PostgresConnection:
             self._cursor.execute(text.encode(), prepare=False)
             return self._cursor.statusmessage or ""
 
+    def begin_alone(self) -> None:
+        """Begin a transaction that keeps other migrators out until it ends."""
+        self.script("BEGIN")
+        self.run("lock_migrations")
+
+    def drop(self) -> None:
+        """Drop the transaction; a lost connection has done it."""
+        if not self.broken:
+            self.script("ROLLBACK")
+
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self.raw.close()

@@ -33,13 +33,13 @@ from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.store import rows
-from holdfast.store.migrate import check, known, migrate
+from holdfast.store.migrate import Migrator, check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
 from holdfast.store.port import Again, Answers, Changes, Finding, Opened, Verdict, commit_batch
 from holdfast.store.postgres.connection import PostgresConnection, create_schema, parse
-from holdfast.store.postgres.transaction import PostgresMigrator, PostgresTransaction
+from holdfast.store.postgres.transaction import PostgresTransaction
 from holdfast.store.reader import Reader
 from holdfast.store.verify import verify_rows
 
@@ -122,7 +122,7 @@ class PostgresDriver:
         return f"PostgreSQL {version}", f"unsafe: {label}" if weak else "synced"
 
     def _bring_up_to_date(self, main: PostgresConnection) -> int:
-        migrator = PostgresMigrator(main, self._world)
+        migrator = Migrator(main, self._world.clock)
         migrations = known("postgres")
         if self._options.read_only:
             applied = migrator.applied()

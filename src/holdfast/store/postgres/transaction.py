@@ -29,7 +29,6 @@ from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.errors import IncarnationFencedError, StoreError
 from holdfast.core.world import World
 from holdfast.store import effects
-from holdfast.store.migrate import Migration
 from holdfast.store.port import Again, CommitFailed
 from holdfast.store.postgres.connection import PostgresConnection
 
@@ -119,51 +118,3 @@ class PostgresTransaction:
 
     def committed(self, decision: Decision) -> None:
         """Keep nothing: other processes write too."""
-
-
-class PostgresMigrator:
-    """Migrations on a PostgreSQL connection."""
-
-    def __init__(self, main: PostgresConnection, world: World) -> None:
-        """Take the connection."""
-        self._main = main
-        self._world = world
-
-    def applied(self) -> list[tuple[int, str, str]]:
-        """Return what was applied; empty in a new store."""
-        if not self._main.fetch("has_migration_table")[0][0]:
-            return []
-        return [(number, name, checksum) for number, name, checksum in self._list()]
-
-    def begin(self) -> None:
-        """Keep other migrators out until the end of the transaction."""
-        self._main.script("BEGIN")
-        self._main.run("lock_migrations")
-        self._main.run("create_migration_table")
-
-    def run(self, statement: str) -> None:
-        """Run one statement."""
-        self._main.script(statement)
-
-    def record(self, migration: Migration) -> None:
-        """Write the migration's row."""
-        self._main.run(
-            "add_migration",
-            number=migration.number,
-            name=migration.name,
-            checksum=migration.checksum,
-            applied_at=self._world.clock.wall(),
-        )
-
-    def commit(self) -> None:
-        """Commit."""
-        self._main.script("COMMIT")
-
-    def rollback(self) -> None:
-        """Drop the transaction."""
-        if not self._main.broken:
-            self._main.script("ROLLBACK")
-
-    def _list(self) -> list[tuple[int, str, str]]:
-        found = self._main.fetch("list_migrations")
-        return [(row[0], row[1], row[2]) for row in found]

@@ -108,6 +108,15 @@ class SqliteConnection:
         except apsw.Error as error:
             raise as_store_error(self.target, error) from error
 
+    def begin_alone(self) -> None:
+        """Begin a transaction that keeps every other writer out until it ends."""
+        self.script("BEGIN IMMEDIATE")
+
+    def drop(self) -> None:
+        """Drop the transaction, if there is one."""
+        if self.raw.in_transaction:
+            self.script("ROLLBACK")
+
     def pragma(self, name: str, value: object = None) -> Any:
         """Read or set a pragma and return what SQLite says it is."""
         with self.mapped():

@@ -46,7 +46,7 @@ from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.store import rows
 from holdfast.store.files import SystemFiles
-from holdfast.store.migrate import Migration, check, known, migrate
+from holdfast.store.migrate import Migration, Migrator, check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
@@ -62,7 +62,7 @@ from holdfast.store.port import (
 from holdfast.store.reader import Reader
 from holdfast.store.sqlite.connection import SqliteConnection, as_store_error, check_library
 from holdfast.store.sqlite.guard import APPLICATION_ID, Guard
-from holdfast.store.sqlite.transaction import Known, SqliteMigrator, SqliteTransaction
+from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.verify import verify_rows
 
 LOOK_EVERY: Final = 0.01
@@ -192,7 +192,7 @@ class SqliteDriver:
         if guard.suspicion and not _sound(main):
             main.close()
             raise guard.refuse(guard.suspicion)
-        applied = SqliteMigrator(main, self._world).applied()
+        applied = Migrator(main, self._world.clock).applied()
         if not self._options.read_only:
             check(self.location, known("sqlite"), applied)
         # The mark is read before the last transaction: others may commit in between.
@@ -228,7 +228,7 @@ class SqliteDriver:
     def _bring_up_to_date(self) -> int:
         main = self._connection()
         migrations = known("sqlite")
-        migrator = SqliteMigrator(main, self._world)
+        migrator = Migrator(main, self._world.clock)
         if self._options.read_only:
             applied = migrator.applied()
             if not self._known.store_id:
@@ -426,7 +426,7 @@ class SqliteDriver:
 
     def _shipped_schema(self) -> list[rows.Row]:
         """Return the schema that the applied migrations make; a newer one is not known here."""
-        applied = len(SqliteMigrator(self._connection(), self._world).applied())
+        applied = len(Migrator(self._connection(), self._world.clock).applied())
         if applied > len(known("sqlite")):
             return self._connection().schema()
         return _schema_of(known("sqlite")[:applied])
@@ -470,7 +470,7 @@ def _schema_of(migrations: tuple[Migration, ...]) -> list[rows.Row]:
     """Return the schema that migrations make, in a store of its own in memory."""
     fresh = SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)
     try:
-        migrate("memory", SqliteMigrator(fresh, World()), migrations, Failpoints())
+        migrate("memory", Migrator(fresh, World().clock), migrations, Failpoints())
         return fresh.schema()
     finally:
         fresh.close()

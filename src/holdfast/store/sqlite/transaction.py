@@ -18,7 +18,6 @@ from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.errors import IncarnationFencedError
 from holdfast.core.world import World
 from holdfast.store import effects
-from holdfast.store.migrate import Migration
 from holdfast.store.port import CommitFailed
 from holdfast.store.sqlite.connection import SqliteConnection, as_store_error
 from holdfast.store.sqlite.guard import Guard
@@ -160,47 +159,3 @@ class SqliteTransaction:
                 # The commit is durable all the same; only a later loss would go unnoticed.
                 known.mark_failures += 1
             self._world.failpoints.reach("commit.marked")
-
-
-class SqliteMigrator:
-    """Migrations on an SQLite connection."""
-
-    def __init__(self, main: SqliteConnection, world: World) -> None:
-        """Take the connection."""
-        self._main = main
-        self._world = world
-
-    def applied(self) -> list[tuple[int, str, str]]:
-        """Return what was applied; empty in a new store."""
-        if not self._main.fetch("has_migration_table")[0][0]:
-            return []
-        found = self._main.fetch("list_migrations")
-        return [(number, name, checksum) for number, name, checksum in found]
-
-    def begin(self) -> None:
-        """Take the write lock."""
-        self._main.script("BEGIN IMMEDIATE")
-        self._main.run("create_migration_table")
-
-    def run(self, statement: str) -> None:
-        """Run one statement."""
-        self._main.script(statement)
-
-    def record(self, migration: Migration) -> None:
-        """Write the migration's row."""
-        self._main.run(
-            "add_migration",
-            number=migration.number,
-            name=migration.name,
-            checksum=migration.checksum,
-            applied_at=self._world.clock.wall(),
-        )
-
-    def commit(self) -> None:
-        """Commit."""
-        self._main.script("COMMIT")
-
-    def rollback(self) -> None:
-        """Drop the transaction."""
-        if self._main.raw.in_transaction:
-            self._main.script("ROLLBACK")
