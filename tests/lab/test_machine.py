@@ -343,6 +343,8 @@ async def _take(
     return found
 
 
+# What fails is made as short as possible first, which may take five minutes.
+@pytest.mark.timeout(600)
 def test_the_public_api_does_what_the_oracle_says(
     store_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

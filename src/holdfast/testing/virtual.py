@@ -28,6 +28,7 @@ OWNER: Final = contextvars.ContextVar("owner", default="")
 STALLED_SHARE: Final = 0.01
 STALL_MAX: Final = 6.0
 HAND_OVER_MAX: Final = 0.01
+SECONDS_MAX: Final = 1_000.0
 
 
 class BrokenError(Exception):
@@ -191,7 +192,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         Run until a coroutine is done, then drop everything else.
 
         Raises:
-            BrokenError: nothing is left that could ever run.
+            BrokenError: nothing is left that could ever run, or it does not end.
         """
         # The running loop is a global of asyncio; tasks look for it there.
         asyncio._set_running_loop(self)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
@@ -237,6 +238,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise BrokenError("nothing can go on: no callback is ready, and no timer is set")
         timers = self._timers
         self._now = max(self._now, timers[0][0])
+        if self._now > SECONDS_MAX:
+            raise BrokenError(f"it does not end within {SECONDS_MAX:g} virtual seconds")
         while timers and timers[0][0] <= self._now:
             self._calls.append(heapq.heappop(timers)[2])
 
