@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from random import Random
 
-from holdfast.testing.crashlab import CASES, PowerLoss, Tally
 from holdfast.testing.filesystem import Cuts, unavailable
 from holdfast.testing.filesystem import cut_power as cut_filesystem
 from holdfast.testing.images import Scratch
 from holdfast.testing.ioerrors import Accident, Accidents, accidents
+from holdfast.testing.judge import Tally
 from holdfast.testing.kills import Forks, Kill, Kills
 from holdfast.testing.model import search
+from holdfast.testing.power import CASES, PowerLoss
 from holdfast.testing.protocol import BROKEN, Bounds
 from holdfast.testing.schedules import SCENARIOS, explore
 from holdfast.testing.server import PostgresServer

@@ -13,11 +13,11 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.testing.acts import read_image
-from holdfast.testing.crashlab import NAME, PowerLoss
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
 from holdfast.testing.ioerrors import accidents
 from holdfast.testing.kills import Forks, Kills
+from holdfast.testing.power import NAME, PowerLoss
 
 SEED = 20_264
 _FEW = Breadth(prefixes=1, sectors=1, mixtures=2)

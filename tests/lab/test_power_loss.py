@@ -1,7 +1,7 @@
 """
 Cut the power over a real Holdfast store at every moment, and open what may be left.
 
-`holdfast.testing.crashlab` records workloads on both sector sizes, with garbage in the sector in
+`holdfast.testing.power` records workloads on both sector sizes, with garbage in the sector in
 flight, with cuts during recovery, and judges every image by opening it with the real guard and
 driver. This is a slice; `make lab` does more of the same with other seeds.
 """
@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from holdfast.testing.crashlab import CASES, PowerLoss
+from holdfast.testing.power import CASES, PowerLoss
 
 pytestmark = pytest.mark.lab
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.testing.acts import Recording
-from holdfast.testing.crashlab import CASES, PowerLoss, Tally
+from holdfast.testing.clock import ManualClock
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch
+from holdfast.testing.judge import Tally
+from holdfast.testing.power import CASES, PowerLoss
 from holdfast.testing.strace import record
-from holdfast.testing.workload import ManualClock, perform
+from holdfast.testing.workload import perform
 
 ROOT = Path(__file__).parent.parent.parent
 _BREADTH = Breadth(prefixes=4, sectors=2, mixtures=3, garbage=1)

@@ -1,13 +1,18 @@
 """A clock that a test sets by hand, so that nothing has to wait."""
 
+from typing import Final
+
 from holdfast.core.clock import StoreTime
 
 __all__ = ["ManualClock"]
 
+_WALL_AT_FIRST: Final = 1_700_000_000.0
+_SECONDS_AT_FIRST: Final = 1_000.0
+
 
 class ManualClock:
     """
-    Wall time, store time and monotonic time, each moved on its own.
+    Wall time, store time and monotonic time, moved together or each on its own.
 
     Attributes:
         wall_time: seconds since 1970 UTC; may be set to anything.
@@ -16,12 +21,10 @@ class ManualClock:
         monotonic_seconds: seconds for waits inside the process.
     """
 
-    def __init__(self, wall_time: float = 1_700_000_000.0) -> None:
-        """Begin at a wall time, with store and monotonic time at 1,000 seconds."""
-        self.wall_time = wall_time
-        self.store_seconds = 1_000.0
+    def __init__(self, seconds: float = 0.0) -> None:
+        """Stand so many seconds behind the beginning, the same moment in every run."""
         self.domain = "boot:manual"
-        self.monotonic_seconds = 1_000.0
+        self.set(seconds)
 
     def wall(self) -> float:
         """Return the wall time that was set."""
@@ -34,6 +37,12 @@ class ManualClock:
     def monotonic(self) -> float:
         """Return the monotonic time that was set."""
         return self.monotonic_seconds
+
+    def set(self, seconds: float) -> None:
+        """Set all three times to so many seconds behind the beginning."""
+        self.wall_time = _WALL_AT_FIRST + seconds
+        self.store_seconds = _SECONDS_AT_FIRST + seconds
+        self.monotonic_seconds = _SECONDS_AT_FIRST + seconds
 
     def advance(self, seconds: float) -> None:
         """Let all three times pass, as they do when nobody touches a clock."""

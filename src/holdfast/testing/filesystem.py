@@ -34,10 +34,11 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.port import Driver
 from holdfast.store.sqlite.driver import SqliteDriver
-from holdfast.testing.crashlab import examine
+from holdfast.testing.clock import ManualClock
 from holdfast.testing.faults import planted
+from holdfast.testing.judge import examine
 from holdfast.testing.storm import Child
-from holdfast.testing.workload import ManualClock, perform, states_of, steps_of
+from holdfast.testing.workload import perform, states_of, steps_of
 
 __all__ = ["Cuts", "Mount", "Report", "cut_power", "unavailable"]
 

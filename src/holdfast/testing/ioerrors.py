@@ -36,10 +36,12 @@ from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
 from holdfast.testing.acts import SyncFailed
-from holdfast.testing.crashlab import NAME, Found, Tally, content, examine
+from holdfast.testing.clock import ManualClock
 from holdfast.testing.disk import CHANGES, Call, Disk, Fault
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
-from holdfast.testing.workload import ManualClock, Mirror, Step, steps_of
+from holdfast.testing.judge import Found, Tally, content, examine
+from holdfast.testing.power import NAME
+from holdfast.testing.workload import Mirror, Step, steps_of
 
 __all__ = ["Accident", "Accidents", "accidents"]
 
@@ -151,7 +153,7 @@ class Accidents:
             story.wrong = f"open raised what is not Holdfast's: {error!r}"
             return story
         for step in self._steps:
-            clock.seconds = step.at
+            clock.set(step.at)
             await _take(store, step, story)
             if failures.within and store.poisoned is None:
                 story.wrong = "a sync of the log failed in a commit, and the store went on"

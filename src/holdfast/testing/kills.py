@@ -39,10 +39,11 @@ from holdfast.store.options import Options, sqlite_path
 from holdfast.store.port import Driver
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
-from holdfast.testing.crashlab import Found, Tally, examine, promised
+from holdfast.testing.clock import ManualClock
 from holdfast.testing.disk import Disk, Moment
 from holdfast.testing.faults import planted
-from holdfast.testing.workload import ManualClock, Step, states_of, steps_of
+from holdfast.testing.judge import Found, Tally, examine, promised
+from holdfast.testing.workload import Step, states_of, steps_of
 
 __all__ = ["Forks", "Kill", "Kills", "connect", "extra_migration", "reaches", "serve", "work"]
 
@@ -220,7 +221,7 @@ async def _live(
     note(["opened", opened.store_id.hex(), opened.epoch])
     number = 0
     for step in steps:
-        clock.seconds = step.at
+        clock.set(step.at)
         note(["tried", number + len(step.units)])
         await asyncio.gather(*(_submit(store, unit) for unit in step.units))
         number += len(step.units)

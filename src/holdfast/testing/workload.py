@@ -19,7 +19,6 @@ from typing import Protocol
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.clock import StoreTime
 from holdfast.core.event import Event
 from holdfast.core.ids import Ids
 from holdfast.core.unit import (
@@ -45,9 +44,9 @@ from holdfast.store.options import Options
 from holdfast.store.port import Driver
 from holdfast.store.reader import PAGE_ROWS, Reader
 from holdfast.store.sqlite.driver import SqliteDriver
+from holdfast.testing.clock import ManualClock
 
 __all__ = [
-    "ManualClock",
     "Mirror",
     "Notes",
     "Step",
@@ -75,26 +74,6 @@ class Step(msgspec.Struct, frozen=True):
     units: tuple[Unit, ...]
     at: float
     reopen: bool = False
-
-
-class ManualClock:
-    """A clock that stands where it was set; wall, store and monotonic time are one."""
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        """Start at a moment."""
-        self.seconds = seconds
-
-    def wall(self) -> float:
-        """Return the moment that was set."""
-        return self.seconds
-
-    def store_time(self) -> StoreTime:
-        """Return the moment that was set, in a domain of its own."""
-        return StoreTime("manual", self.seconds)
-
-    def monotonic(self) -> float:
-        """Return the moment that was set."""
-        return self.seconds
 
 
 class Notes(Protocol):
@@ -299,7 +278,7 @@ class Mirror:
     def take(self, unit: Unit, at: float) -> None:
         """Commit one unit at a moment; a refusal changes nothing here either."""
         self._taken.append((unit, at))
-        self._clock.seconds = at
+        self._clock.set(at)
         self._driver.commit([msgspec.structs.replace(unit, id=self._ids.unit(0))])
 
     def content(self) -> bytes:
@@ -359,7 +338,7 @@ def perform(
     note(("acknowledged", number))
     driver: Driver | None = None
     for step in steps[skip:]:
-        clock.seconds = step.at
+        clock.set(step.at)
         if driver is not None and step.reopen:
             driver.close()
             driver = None
