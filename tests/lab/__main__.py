@@ -44,7 +44,9 @@ def main() -> int:
     for name in [asked.only] if asked.only else LAYERS:
         total.add(run(name, wish_of(asked)))
     report(total, asked.seed)
-    return int(bool(total.lost or total.unnoticed or not all(total.planted.values())))
+    return int(
+        bool(total.lost or total.unnoticed or not all(one.found for one in total.planted.values()))
+    )
 
 
 def parse() -> argparse.Namespace:
@@ -100,12 +102,13 @@ def run(name: str, wish: Wish) -> Outcome:
     started = time.monotonic()
     total = Outcome()
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as workers:
-        running = [workers.submit(job) for job in LAYERS[name](wish)]
+        running = [workers.submit(job) for job in LAYERS[name].jobs(wish)]
         for done in as_completed(running):
             total.add(done.result())
     counts = ", ".join(f"{total.counts[what]} {what}" for what in COUNTED if total.counts[what])
     if total.planted:
-        counts = f"{sum(total.planted.values())} of {len(total.planted)} planted bugs found"
+        found = sum(one.found for one in total.planted.values())
+        counts = f"{found} of {len(total.planted)} planted bugs found"
     took = time.monotonic() - started
     print(f"{name}: {counts}; lost {total.lost}, unnoticed {total.unnoticed} ({took:.0f} s)")
     for failure in total.failures[:20]:
@@ -116,7 +119,7 @@ def run(name: str, wish: Wish) -> Outcome:
 
 def report(total: Outcome, seed: int) -> None:
     """Write the report for programs."""
-    found = {"found": sum(total.planted.values()), "total": len(total.planted)}
+    found = {"found": sum(one.found for one in total.planted.values()), "total": len(total.planted)}
     content = {what: total.counts[what] for what in COUNTED}
     content |= {"lost": total.lost, "unnoticed": total.unnoticed, "planted": found, "seed": seed}
     REPORT.parent.mkdir(exist_ok=True)

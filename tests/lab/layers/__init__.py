@@ -1,0 +1,41 @@
+"""
+The layers of the lab as `python -m tests.lab` runs them: jobs for all cores, and what they found.
+
+A layer gives jobs; each is a function of its module with plain arguments, so that a worker
+process can run it, and returns an `Outcome`. What a machine does not allow is in its `notes`.
+"""
+
+from collections.abc import Mapping
+
+from tests.lab.layers.disk import errors, replay_error
+from tests.lab.layers.order import model, replay_seed, schedules, simulation
+from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
+from tests.lab.layers.plants import planted
+from tests.lab.layers.power import calls, filesystems, power, replay_power
+from tests.lab.layers.process import kills, replay_kill, storms
+
+__all__ = [
+    "LAYERS",
+    "Hunted",
+    "Job",
+    "Layer",
+    "Outcome",
+    "Wish",
+    "replay_error",
+    "replay_kill",
+    "replay_power",
+    "replay_seed",
+]
+
+LAYERS: Mapping[str, Layer] = {
+    "power": Layer(power, seconds=10, share=30),
+    "kills": Layer(kills, seconds=10, share=15),
+    "errors": Layer(errors, seconds=20, share=5),
+    "schedules": Layer(schedules, seconds=30),
+    "storms": Layer(storms, seconds=25, share=5),
+    "calls": Layer(calls, seconds=15, share=5),
+    "filesystems": Layer(filesystems, seconds=5, share=5),
+    "model": Layer(model, seconds=20),
+    "simulation": Layer(simulation, seconds=5, share=30),
+    "planted": Layer(planted, seconds=15),
+}

@@ -1,0 +1,87 @@
+"""Layers that kill processes: one at a time, and storms over several."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import partial
+from random import Random
+
+from holdfast.testing.images import Scratch
+from holdfast.testing.kills import Forks, Kills
+from holdfast.testing.server import PostgresServer
+from holdfast.testing.storm import Storm, storm
+from tests.lab.layers.outcome import Job, Outcome, Wish
+
+_KILLS_PER_JOB = 250
+_STORM_KILLS = 250
+_MOMENTS = ("before", "half", "after")
+
+
+def kills(wish: Wish) -> Iterator[Job]:
+    """Give jobs of kills: nine of ten on SQLite, the others on PostgreSQL."""
+    for number in range(-(-wish.kills // _KILLS_PER_JOB)):
+        job = kill_on_postgres if number % 10 == 9 else kill_on_sqlite
+        yield partial(job, wish.seed + number, min(_KILLS_PER_JOB, wish.kills))
+
+
+def kill_on_sqlite(seed: int, most: int) -> Outcome:
+    """Kill at points, at calls to the disk and at random instants, in turn."""
+    rng = Random(f"kills/{seed}")
+    with Scratch() as scratch, Forks() as forks:
+        killing = Kills(scratch.lay({}), forks)
+        reached = {point: n for point, n in killing.count(seed=seed).items() if n}
+        while killing.kills < most and killing.tally.images < 2 * most:
+            point = rng.choice(sorted(reached))
+            killing.strike(seed=seed, point=point, nth=rng.randint(1, reached[point]))
+            killing.strike(seed=seed, moment=rng.choice(_MOMENTS), nth=rng.randint(1, 450))
+            killing.strike(seed=seed, after=rng.uniform(0.001, 0.15))
+        return of_kills(killing)
+
+
+def kill_on_postgres(seed: int, most: int) -> Outcome:
+    """Kill clients of a server that goes on."""
+    rng = Random(f"kills/{seed}")
+    with Scratch() as scratch, Forks() as forks, PostgresServer() as server:
+        server.start()
+        killing = Kills(scratch.lay({}), forks)
+        url = f"{server.url}&schema="
+        reached = {p: n for p, n in killing.count(f"{url}counted", seed=seed).items() if n}
+        number = 0
+        while killing.kills < most and number < 2 * most:
+            number += 2
+            point = rng.choice(sorted(reached))
+            nth = rng.randint(1, reached[point])
+            killing.strike(f"{url}k{number}", seed=seed, point=point, nth=nth)
+            killing.strike(f"{url}k{number + 1}", seed=seed, after=rng.uniform(0.001, 0.3))
+        return of_kills(killing)
+
+
+def of_kills(killing: Kills) -> Outcome:
+    """Return the outcome of kills."""
+    tally = killing.tally
+    return Outcome(Counter(kills=killing.kills), tally.lost, tally.unsound, tally.failures)
+
+
+def storms(wish: Wish) -> Iterator[Job]:
+    """Give jobs of storms over several processes: a tenth as many kills as the single ones."""
+    for number in range(max(1, wish.kills // (10 * _STORM_KILLS))):
+        yield partial(rage, wish.seed + number, _STORM_KILLS)
+        yield partial(rage, wish.seed + number, _STORM_KILLS // 5, servers=6)
+
+
+def rage(seed: int, kills: int, *, servers: int = 0) -> Outcome:
+    """Raise a storm over an SQLite file, or over PostgreSQL if servers are to be killed."""
+    with Scratch() as scratch:
+        store = "" if servers else f"sqlite:///{scratch.lay({}) / 'a.db'}"
+        found = storm(Storm(store=store, seed=seed, kills=kills, servers=servers))
+    counts = Counter(kills=found.kills + found.servers)
+    return Outcome(counts, found.lost, found.unsound, found.failures)
+
+
+def replay_kill(where: Mapping[str, object], *, on_postgres: bool) -> Outcome:
+    """Kill once more at the same place."""
+    with Scratch() as scratch, Forks() as forks, PostgresServer() as server:
+        if on_postgres:
+            server.start()
+        killing = Kills(scratch.lay({}), forks)
+        killing.strike(server.url if on_postgres else "", **where)
+        return of_kills(killing)
