@@ -1,23 +1,27 @@
 """
 The crash lab at a prompt: `python -m tests.lab [--nightly] [--only LAYER] [--seed N]`.
 
-Runs the layers on all cores, prints a line for each and writes `build/lab.json`. Ends with 1 if
-anything acknowledged was lost, anything wrong went unnoticed, or a planted bug was not found.
-With the words of a failure (`--cut`, `--kill`, `--number`, `--simulate`) it repeats that one case.
+Runs the layers on all cores, says how far it is, and ends with one report: here, in
+`build/lab.json` and in `build/lab.html`. Ends with 1 if anything acknowledged was lost, anything
+wrong went unnoticed, a job broke, a planted bug was not found, a rare state was never reached or
+a figure was missed. With the words of a failure (`--cut`, `--kill`, `--number`, `--simulate`,
+`--job`) it repeats that one case.
 """
 
 import argparse
 import json
 import os
 import secrets
+import signal
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast.testing.disk import Fault
 from holdfast.testing.ioerrors import Accident
+from tests.lab.crew import Done, Task, work_off
 from tests.lab.layers import (
     LAYERS,
     Outcome,
@@ -27,9 +31,14 @@ from tests.lab.layers import (
     replay_power,
     replay_seed,
 )
+from tests.lab.page import page_of
+from tests.lab.plan import Plan
+from tests.lab.report import LayerRun, Run, contents, text_of
 
-COUNTED = ("images", "cuts", "calls", "kills", "states", "seeds", "schedules", "damages")
-REPORT = Path("build/lab.json")
+BUILD = Path("build")
+MINUTES = 60.0
+_LIMIT, _LIMIT_AT_NIGHT = 300.0, 1_500.0
+_PROGRESS_EVERY = 10.0
 
 
 def main() -> int:
@@ -40,24 +49,28 @@ def main() -> int:
     if again is not None:
         print("\n".join(again.failures) or "as promised")
         return int(bool(again.failures))
-    total = Outcome()
-    for name in [asked.only] if asked.only else LAYERS:
-        total.add(run(name, wish_of(asked)))
-    report(total, asked.seed)
-    return int(
-        bool(total.lost or total.unnoticed or not all(one.found for one in total.planted.values()))
-    )
+    run = Run(wish_of(asked), datetime.now(UTC), command_of(asked), minutes_of(asked))
+    lead(run, asked)
+    content = contents(run, LAYERS)
+    BUILD.mkdir(exist_ok=True)
+    (BUILD / "lab.json").write_text(json.dumps(content, indent=2) + "\n")
+    (BUILD / "lab.html").write_text(page_of(content))
+    print(f"\n{text_of(content)}\nreport in {BUILD / 'lab.json'} and {BUILD / 'lab.html'}")
+    return int(not content["ok"])
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.lab", description=__doc__)
-    parser.add_argument("--nightly", action="store_true", help="twenty times as much")
+    parser.add_argument("--nightly", action="store_true", help="new seeds until the time is over")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="how long a night is")
     parser.add_argument("--only", choices=sorted(LAYERS), help="this layer alone")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
-    parser.add_argument("--images", type=int, help="crash images to judge")
-    parser.add_argument("--kills", type=int, help="processes to kill")
-    parser.add_argument("--simulations", type=int, help="seeds of the simulation")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--limit", type=float, help="seconds after which a job is cut off")
+    for what in ("images", "kills", "damages", "simulations"):
+        parser.add_argument(f"--{what}", type=int, help=f"how many; {getattr(Wish, what, '')}")
+    parser.add_argument("--job", type=int, help="of one layer, to repeat")
     parser.add_argument("--simulate", type=int, help="a seed of the simulation to repeat")
     parser.add_argument("--case", default="blocks", help="of a power cut to repeat")
     parser.add_argument("--cut", type=int, help="of a power cut to repeat")
@@ -73,6 +86,8 @@ def parse() -> argparse.Namespace:
 
 def replay(asked: argparse.Namespace) -> Outcome | None:
     """Repeat one case, if one was named."""
+    if asked.job is not None:
+        return list(LAYERS[asked.only].jobs(wish_of(asked)))[asked.job]()
     if asked.simulate is not None:
         return replay_seed(asked.simulate)
     if asked.cut is not None:
@@ -83,49 +98,3 @@ def replay(asked: argparse.Namespace) -> Outcome | None:
         accident = Accident(asked.number, asked.fault, asked.reads, asked.lasting)
         return replay_error(asked.seed, accident)
     return None
-
-
-def wish_of(asked: argparse.Namespace) -> Wish:
-    """Return how much is wanted."""
-    times = 20 if asked.nightly else 1
-    return Wish(
-        seed=asked.seed,
-        images=asked.images or 50_000 * times,
-        kills=asked.kills or 5_000 * times,
-        seeds=times,
-        simulations=asked.simulations or 20_000 * times,
-    )
-
-
-def run(name: str, wish: Wish) -> Outcome:
-    """Run one layer on all cores."""
-    started = time.monotonic()
-    total = Outcome()
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as workers:
-        running = [workers.submit(job) for job in LAYERS[name].jobs(wish)]
-        for done in as_completed(running):
-            total.add(done.result())
-    counts = ", ".join(f"{total.counts[what]} {what}" for what in COUNTED if total.counts[what])
-    if total.planted:
-        found = sum(one.found for one in total.planted.values())
-        counts = f"{found} of {len(total.planted)} planted bugs found"
-    took = time.monotonic() - started
-    print(f"{name}: {counts}; lost {total.lost}, unnoticed {total.unnoticed} ({took:.0f} s)")
-    for failure in total.failures[:20]:
-        print(f"  {failure}")
-    sys.stdout.flush()
-    return total
-
-
-def report(total: Outcome, seed: int) -> None:
-    """Write the report for programs."""
-    found = {"found": sum(one.found for one in total.planted.values()), "total": len(total.planted)}
-    content = {what: total.counts[what] for what in COUNTED}
-    content |= {"lost": total.lost, "unnoticed": total.unnoticed, "planted": found, "seed": seed}
-    REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(json.dumps(content, indent=2) + "\n")
-    print(f"report in {REPORT}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from random import Random
 
 import msgspec
 
-__all__ = ["IN_PLACE", "WHOLE_FILE", "Damage", "Kind", "clone", "draw"]
+__all__ = ["IN_PLACE", "WHOLE_FILE", "Damage", "Image", "Kind", "clone", "draw"]
 
 Image = Mapping[str, bytes]
 SECTOR_BYTES = 512
@@ -37,6 +37,7 @@ class Kind(StrEnum):
     EMPTY = "empty"  # the file is there with no bytes
     REMOVE = "remove"  # the file is gone
     SWAP = "swap"  # an older copy of the file is in its place
+    RESTORE = "restore"  # so is an older copy of its log
 
 
 IN_PLACE = (Kind.FLIP, Kind.ZERO, Kind.GARBAGE)
@@ -67,8 +68,8 @@ class Damage(msgspec.Struct, frozen=True):
 
         Args:
             image: the files as they are.
-            older: the files as they were; needed for a swap. One that had no such file then
-                has none now.
+            older: the files as they were; needed for a swap and for restoring. One that had
+                no such file then has none now.
 
         Raises:
             KeyError: the image has no such file.
@@ -95,6 +96,12 @@ class Damage(msgspec.Struct, frozen=True):
                     raise ValueError("a swap needs the older image")
                 del damaged[self.name]
                 damaged |= {self.name: older[self.name]} if self.name in older else {}
+            case Kind.RESTORE:
+                if older is None:
+                    raise ValueError("restoring needs the older image")
+                both = (self.name, f"{self.name}-wal")
+                damaged = {name: damaged[name] for name in damaged if name not in both}
+                damaged |= {name: older[name] for name in both if name in older}
         return damaged
 
     def _with(self, content: bytes, piece: bytes) -> bytes:

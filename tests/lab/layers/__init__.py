@@ -7,7 +7,7 @@ process can run it, and returns an `Outcome`. What a machine does not allow is i
 
 from collections.abc import Mapping
 
-from tests.lab.layers.disk import errors, replay_error
+from tests.lab.layers.disk import damages, errors, replay_damage, replay_error
 from tests.lab.layers.order import model, replay_seed, schedules, simulation
 from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
 from tests.lab.layers.plants import planted
@@ -21,6 +21,7 @@ __all__ = [
     "Layer",
     "Outcome",
     "Wish",
+    "replay_damage",
     "replay_error",
     "replay_kill",
     "replay_power",
@@ -31,6 +32,7 @@ LAYERS: Mapping[str, Layer] = {
     "power": Layer(power, seconds=10, share=30),
     "kills": Layer(kills, seconds=10, share=15),
     "errors": Layer(errors, seconds=20, share=5),
+    "damages": Layer(damages, seconds=3, share=5),
     "schedules": Layer(schedules, seconds=30),
     "storms": Layer(storms, seconds=25, share=5),
     "calls": Layer(calls, seconds=15, share=5),

@@ -4,9 +4,15 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
+import msgspec
+
+from holdfast.testing.decay import Decay, Harm
 from holdfast.testing.ioerrors import Accident, Accidents, accidents
 from holdfast.testing.judge import Tally
+from holdfast.testing.power import CASES
 from tests.lab.layers.outcome import Job, Outcome, Wish
+
+_DAMAGES_PER_JOB = 500
 
 
 def errors(wish: Wish) -> Iterator[Job]:
@@ -32,3 +38,34 @@ def replay_error(seed: int, accident: Accident) -> Outcome:
     layer = Accidents(seed)
     layer.suffer(accident, power_cut=True)
     return of_errors(layer.tally)
+
+
+def damages(wish: Wish) -> Iterator[Job]:
+    """Give jobs of damage: each kind of workload in turn, with other seeds."""
+    names = sorted(CASES)
+    for number in range(-(-wish.damages // _DAMAGES_PER_JOB)):
+        case = names[number % len(names)]
+        yield partial(decay, wish.seed + number, case, min(_DAMAGES_PER_JOB, wish.damages))
+
+
+def decay(seed: int, case: str, most: int) -> Outcome:
+    """Damage one workload's store again and again."""
+    layer = Decay(seed, case)
+    layer.survey(most)
+    return of_damages(layer)
+
+
+def of_damages(layer: Decay) -> Outcome:
+    """Return the outcome of damages; how they ended shows that all of that occurs."""
+    tally = layer.tally
+    seen = Counter({f"damage {what}": count for what, count in layer.seen.items()})
+    return Outcome(
+        Counter(damages=tally.images), tally.lost, tally.unsound, tally.failures, reached=seen
+    )
+
+
+def replay_damage(seed: int, case: str, harm: str) -> Outcome:
+    """Do the same damage to the same store."""
+    layer = Decay(seed, case)
+    layer.suffer(msgspec.json.decode(harm, type=Harm))
+    return of_damages(layer)
