@@ -47,6 +47,9 @@ class TestValues(contract.ValueContract): ...
 class TestVerifying(contract.VerifyContract): ...
 
 
+class TestConformance(contract.ConformanceContract): ...
+
+
 def test_no_part_of_the_contract_is_left_out() -> None:
     """R11. Each class of the suite is run here."""
     run = {base for one in globals().values() if isinstance(one, type) for base in one.__bases__}

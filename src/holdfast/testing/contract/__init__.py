@@ -25,6 +25,7 @@ Random claims show their seed when they fail; set `HOLDFAST_SEED` to replay one.
 
 from holdfast.testing.contract.blob import BlobContract, SnapshotContract
 from holdfast.testing.contract.claim import Opener
+from holdfast.testing.contract.conformance import ConformanceContract
 from holdfast.testing.contract.follow import FollowContract
 from holdfast.testing.contract.key import KeyContract
 from holdfast.testing.contract.lease import LeaseContract
@@ -47,11 +48,13 @@ ALL = (
     KeyContract,
     ValueContract,
     VerifyContract,
+    ConformanceContract,
 )
 
 __all__ = [
     "ALL",
     "BlobContract",
+    "ConformanceContract",
     "FollowContract",
     "KeyContract",
     "LeaseContract",

@@ -1,0 +1,31 @@
+"""Many processes after the same thing: exactly one gets it, on every store that can be shared."""
+
+import os
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from holdfast.testing.race import race
+
+pytestmark = pytest.mark.lab
+
+SEED = int(os.environ.get("HOLDFAST_SEED") or Random().randrange(2**32))
+RACERS = 32
+ROUNDS = 1_000
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_of_32_racing_processes_exactly_one_gets_each_thing(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """C5, F14, R10, X5. A lease, the first version of a record, the first event of a stream."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    if store == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    found = race(url, racers=RACERS, rounds=ROUNDS, seed=SEED)
+    sys.stdout.write(f"\nHOLDFAST_SEED={SEED}: winners {found.winners}\n")
+    assert found.sound, found.failures[:5]
+    assert found.rounds == ROUNDS
+    assert len(found.winners) > RACERS // 2, "too few won: that was no race"
