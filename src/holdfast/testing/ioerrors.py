@@ -12,7 +12,7 @@ truncation, removal or renaming; with an I/O error, a full disk or half a write.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -43,7 +43,7 @@ from holdfast.testing.judge import Found, Tally, content, examine
 from holdfast.testing.power import NAME
 from holdfast.testing.workload import Mirror, Step, steps_of
 
-__all__ = ["Accident", "Accidents", "accidents"]
+__all__ = ["Accident", "Accidents", "accidents", "every_accident"]
 
 _OPTIONS = Options(checkpoint_pages=8, readers=1)
 _BREADTH = Breadth(prefixes=1, sectors=1, mixtures=1)
@@ -104,13 +104,7 @@ class Accidents:
 
     def all(self) -> Iterator[Accident]:
         """Give every accident: each call, each fault that it can meet, once and lasting."""
-        changes = sum(self.calls.get(call, 0) for call in CHANGES)
-        for lasting in (False, True):
-            for number in range(1, changes + 1):
-                for fault in Fault:
-                    yield Accident(number, fault, lasting=lasting)
-            for number in range(1, self.calls[Call.READ] + 1):
-                yield Accident(number, Fault.EIO, reads=True, lasting=lasting)
+        return every_accident(self.calls)
 
     def suffer(self, accident: Accident, *, power_cut: bool = False) -> None:
         """
@@ -198,6 +192,17 @@ class Accidents:
         words = [f"--number {accident.number}", f"--fault {accident.fault}"]
         words += ["--reads"] * accident.reads + ["--lasting"] * accident.lasting
         return f"replay: python -m tests.lab --only errors --seed {self.seed} {' '.join(words)}"
+
+
+def every_accident(calls: Mapping[Call, int]) -> Iterator[Accident]:
+    """Give every accident that so many calls of each kind can meet."""
+    changes = sum(calls.get(call, 0) for call in CHANGES)
+    for lasting in (False, True):
+        for number in range(1, changes + 1):
+            for fault in Fault:
+                yield Accident(number, fault, lasting=lasting)
+        for number in range(1, calls.get(Call.READ, 0) + 1):
+            yield Accident(number, Fault.EIO, reads=True, lasting=lasting)
 
 
 class _Failures:

@@ -45,7 +45,18 @@ from holdfast.testing.faults import planted
 from holdfast.testing.judge import Found, Tally, examine, promised
 from holdfast.testing.workload import Step, states_of, steps_of
 
-__all__ = ["Forks", "Kill", "Kills", "connect", "extra_migration", "reaches", "serve", "work"]
+__all__ = [
+    "Forks",
+    "Kill",
+    "Kills",
+    "connect",
+    "counting",
+    "doomed",
+    "extra_migration",
+    "reaches",
+    "serve",
+    "work",
+]
 
 _OPTIONS: Final = Options(checkpoint_pages=12, readers=1)
 
@@ -87,13 +98,23 @@ class Forks:
             ended_by = forks.run("holdfast.testing.kills:work", {...}, after=0.01)
     """
 
-    def __init__(self) -> None:
-        """Start the process; it imports this module once, for all its children."""
+    def __init__(self, paths: Sequence[str] = ()) -> None:
+        """
+        Start the process; it imports a module once, for all its children.
+
+        Args:
+            paths: where it finds modules, before the usual places.
+        """
+        found = os.environ.get("PYTHONPATH")
+        path = os.pathsep.join([*paths, *([found] if found else [])])
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from holdfast.testing.kills import serve; serve()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": path} if path else None,
+            # Ctrl-C is for whoever asked; the whole group is ended from here.
+            start_new_session=True,
         )
 
     def __enter__(self) -> "Forks":
@@ -106,12 +127,24 @@ class Forks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the process."""
+        """End the process, at once if something went wrong."""
+        if kind is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
         self.close()
 
     def close(self) -> None:
-        """End the process; no child is left then."""
-        self._process.communicate()
+        """End the process; no child is left then, and nothing that children started."""
+        if self._process.returncode is not None:
+            return
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
+        # Not reaped yet, so its number cannot be given to another group meanwhile.
+        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def run(self, function: str, argument: Mapping[str, Any], *, after: float | None = None) -> int:
         """
@@ -125,9 +158,16 @@ class Forks:
         Returns:
             The signal that ended the child, 0 if it came to its end, -1 if it raised.
         """
+        request = {"function": function, "argument": dict(argument), "after": after}
+        return self._ask(request)
+
+    def prepare(self, function: str, argument: Mapping[str, Any]) -> None:
+        """Call a function in the warm process itself, before it forks; it must not raise."""
+        self._ask({"function": function, "argument": dict(argument), "here": True})
+
+    def _ask(self, request: Mapping[str, Any]) -> int:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the process has no pipes")
-        request = {"function": function, "argument": dict(argument), "after": after}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -135,12 +175,19 @@ class Forks:
 
 def serve() -> None:
     """Fork a child for each request on standard input; the main loop of `Forks`."""
+    # What a module or a child prints must not be taken for an answer.
+    answers = os.dup(1)
+    os.dup2(2, 1)
     for line in sys.stdin:
         request = json.loads(line)
         module, _, name = request["function"].partition(":")
         function = getattr(import_module(module), name)
-        sys.stdout.write(f"{_fork(function, request['argument'], request['after'])}\n")
-        sys.stdout.flush()
+        if request.get("here"):
+            function(request["argument"])
+            ended = 0
+        else:
+            ended = _fork(function, request["argument"], request["after"])
+        os.write(answers, f"{ended}\n".encode())
 
 
 def _fork(function: Callable[[Mapping[str, Any]], None], argument: Any, after: float | None) -> int:
@@ -187,18 +234,24 @@ def work(argument: Mapping[str, Any]) -> None:
         _work(kill)
 
 
-def _work(kill: Kill) -> None:
-    clock, failpoints = ManualClock(), Failpoints()
-    world = World(clock=clock, failpoints=failpoints)
+def doomed(kill: Kill, world: World) -> World:
+    """Return a world in which this process is killed where it is said."""
     if kill.point:
-        failpoints.arm(kill.point, _nth(kill.nth, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        die = partial(os.kill, os.getpid(), signal.SIGKILL)
+        world.failpoints.arm(kill.point, _nth(kill.nth, die))
     if kill.moment:
         path = sqlite_path(kill.url)
         if path is None:
             raise ValueError("a store in memory has no disk")
         disk = Disk(path.parent)
         disk.kill(kill.nth, Moment(kill.moment))
-        world = replace(world, vfs=disk.vfs, files=disk.files)
+        return replace(world, vfs=disk.vfs, files=disk.files)
+    return world
+
+
+def _work(kill: Kill) -> None:
+    clock = ManualClock()
+    world = doomed(kill, World(clock=clock))
     file = os.open(kill.progress, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(value: object) -> None:
@@ -249,6 +302,15 @@ def reaches(argument: Mapping[str, Any]) -> None:
     """Run a workload undisturbed and write how often it reached each point; called in a child."""
     kill = Kill(**argument)
     clock, failpoints = ManualClock(), Failpoints()
+    found = counting(failpoints)
+    world = World(clock=clock, failpoints=failpoints)
+    steps = steps_of(kill.seed, kill.steps)
+    asyncio.run(_live(connect(kill.url, world), world, steps, clock, lambda _: None))
+    Path(kill.progress).write_text(json.dumps(found))
+
+
+def counting(failpoints: Failpoints) -> Mapping[str, int]:
+    """Return how often each point was reached; the numbers grow as they are."""
     found: dict[str, int] = {}
 
     def seen(point: str) -> None:
@@ -257,10 +319,7 @@ def reaches(argument: Mapping[str, Any]) -> None:
     for point in POINTS:
         found[point] = 0
         failpoints.arm(point, partial(seen, point))
-    world = World(clock=clock, failpoints=failpoints)
-    steps = steps_of(kill.seed, kill.steps)
-    asyncio.run(_live(connect(kill.url, world), world, steps, clock, lambda _: None))
-    Path(kill.progress).write_text(json.dumps(found))
+    return found
 
 
 class Kills:

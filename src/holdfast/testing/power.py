@@ -35,7 +35,7 @@ from holdfast.testing.images import Breadth, CrashImage, Cut, Scratch, cut_at, c
 from holdfast.testing.judge import Found, Tally, examine, promised
 from holdfast.testing.workload import perform, states_of, steps_of
 
-__all__ = ["BREADTH", "CASES", "NAME", "Case", "PowerLoss"]
+__all__ = ["BREADTH", "CASES", "NAME", "Case", "LeanFiles", "PowerLoss"]
 
 NAME = "a.db"
 BREADTH = Breadth(prefixes=2, sectors=2, mixtures=3, garbage=2)
@@ -78,12 +78,12 @@ CASES: Mapping[str, Case] = {
 }
 
 
-class _LeanFiles(RecordingFiles):
+class LeanFiles(RecordingFiles):
     """Recorded small files with a tiny ballast: its size matters only on a full disk."""
 
     def replace(self, path: Path, data: bytes) -> None:
         """Put new content in the place of the old."""
-        super().replace(path, data[:64] if path.name == "ballast" else data)
+        super().replace(path, data[:64] if path.match("*-holdfast/ballast") else data)
 
 
 class PowerLoss:
@@ -232,7 +232,7 @@ class PowerLoss:
             clock=clock or ManualClock(float(case.steps)),
             ids=Ids(Random(f"{life}/{self.seed}").randbytes),
             vfs=disk.vfs if disk else "",
-            files=_LeanFiles(disk) if disk else None,
+            files=LeanFiles(disk) if disk else None,
         )
         options = Options(
             checkpoint_pages=case.checkpoint_pages,
