@@ -5,21 +5,53 @@ A hunt runs its layer on Holdfast with the bug, and returns what the layer found
 means that the layer proves nothing.
 """
 
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final
 
-from holdfast.core.errors import StoreRefusedError
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+import holdfast
+from holdfast.core import codec
+from holdfast.core.errors import HoldfastError, StoreRefusedError
+from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.testing.acts import read_image
+from holdfast.testing.decay import Decay
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
 from holdfast.testing.ioerrors import accidents
-from holdfast.testing.kills import Forks, Kills
+from holdfast.testing.kills import Forks, Kill, Kills
 from holdfast.testing.power import NAME, PowerLoss
+from holdfast.testing.schedules import explore
+from tests.lab import traced
+from tests.lab.test_machine import Machine
 
 SEED = 20_264
+_POINTS: Final = {
+    "acknowledge-before-commit": "commit.written",
+    "migration-in-pieces": "migrate.statement",
+}
+_RECOVERY: Final = ("boot.locked", "boot.guarded", "boot.connected", "boot.checkpointed")
+_SCENARIOS: Final = {
+    "cache-kept-over-foreign-writes": "counter",
+    "checked-before-the-lock": "record",
+    "fence-not-checked": "fence",
+    "lock-taken-late": "append",
+}
 _FEW = Breadth(prefixes=1, sectors=1, mixtures=2)
 _GARBAGE = Breadth(prefixes=0, sectors=0, mixtures=0, garbage=4)
 
@@ -38,20 +70,152 @@ def by_garbage(plant: str) -> list[str]:
 
 
 def by_kills(plant: str) -> list[str]:
-    """Kill between the answer and the commit."""
+    """Kill where it hurts: between the answer and the commit, or between two statements."""
     with Scratch() as scratch, Forks() as forks:
         kills = Kills(scratch.lay({}), forks, plant=plant)
         for nth in range(1, 9):
-            kills.strike(seed=SEED, point="commit.written", nth=nth)
+            kills.strike(seed=SEED, point=_POINTS[plant], nth=nth)
             if not kills.tally.clean:
                 break
         return kills.tally.failures
+
+
+def by_kills_of_recovery(plant: str) -> list[str]:
+    """Kill, then kill the recovery again and again, each time a step further."""
+    with Scratch() as scratch, Forks() as forks:
+        kills = Kills(scratch.lay({}), forks)
+        url, progress = kills.fresh()
+        # Behind the mark: what is in the log alone was promised.
+        kill = Kill(url=url, progress=str(progress), seed=SEED, point="commit.marked", nth=6)
+        kills.run(kill)
+        for point in _RECOVERY * 2:
+            again = replace(kill, progress=f"{progress}-again", steps=0, point=point, nth=1)
+            kills.run(replace(again, plant=plant))
+            if not kills.tally.clean:
+                return kills.tally.failures
+        kills.judge(kill)
+        return kills.tally.failures
+
+
+def by_kills_behind_an_edit(plant: str) -> list[str]:
+    """Kill an application behind an edit of a session; the durable fields have to be there."""
+    with Scratch() as scratch, Forks([str(traced.ROOT)]) as forks:
+        folder = scratch.lay({})
+        url, progress = f"sqlite:///{folder / NAME}", folder / "progress"
+        argument = {"url": url, "progress": str(progress), "plant": plant}
+        if forks.run("tests.lab.planted:edit", argument) != signal.SIGKILL:
+            return ["the child was not killed"]
+        edited = json.loads(progress.read_text())
+        found = asyncio.run(_edited(url))
+        return [] if found == edited else [f"{edited} was acknowledged, {found} is there"]
+
+
+@holdfast.state(version=1)
+class _Edited:
+    n: int = 0
+
+
+async def _edited(url: str) -> int:
+    async with holdfast.open(url) as rt, rt.session(_Edited, "one") as session:
+        return session.value.n
+
+
+def edit(argument: Mapping[str, Any]) -> None:
+    """Edit a session, say so, and be killed; called in a child."""
+
+    async def work() -> None:
+        async with holdfast.open(argument["url"]) as rt, rt.session(_Edited, "one") as session:
+            for number in (1, 2, 3):
+                async with session.edit() as draft:
+                    draft.n = number
+            _end(Path(argument["progress"]), session.value.n)
+
+    with planted(argument["plant"]) if argument["plant"] else nullcontext():
+        asyncio.run(work())
+
+
+def _end(progress: Path, edited: int) -> None:
+    progress.write_text(json.dumps(edited))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def by_accidents(plant: str) -> list[str]:
     """Let calls to the disk fail."""
     with planted(plant):
         return accidents(SEED, every=11, enough=1).failures
+
+
+def by_reading(plant: str) -> list[str]:
+    """Cut the power under a sound store; who opens the images has the bug."""
+    layer = PowerLoss(SEED, "blocks", _FEW)
+    with planted(plant):
+        return layer.survey(enough=1).failures
+
+
+def by_damages(plant: str) -> list[str]:
+    """Damage a sound store; who opens it has the bug."""
+    layer = Decay(SEED, "blocks")
+    with planted(plant):
+        return layer.survey(2_000, enough=1).failures
+
+
+def by_schedules(plant: str) -> list[str]:
+    """Walk the orders of what two instances do."""
+    with planted(plant):
+        return explore(_SCENARIOS[plant], first_only=True).failures
+
+
+def by_calls(plant: str) -> list[str]:
+    """Cut the power over small files and folders, as strace sees them."""
+    what = "folder" if plant.startswith("folder") else "file"
+    with Scratch() as scratch:
+        bad, number = traced.small_files(scratch.lay({}), what, plant)
+    return [f"{bad} of {number} images are bad"] if bad else []
+
+
+def by_oracle(plant: str) -> list[str]:
+    """Hold any program of the public API against the oracle, in memory."""
+
+    class Here(Machine):
+        url = staticmethod(lambda: "sqlite:///:memory:")
+        keeps = False
+        own_clock = False
+        reached: ClassVar[Counter[str]] = Counter()
+
+    some = settings(
+        max_examples=200,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    with planted(plant):
+        try:
+            run_state_machine_as_test(Here, settings=some)
+        except (AssertionError, HoldfastError) as error:
+            return [f"the store and the oracle differ: {error}"]
+    return []
+
+
+def by_another_process(plant: str = "") -> list[str]:
+    """Try for SQLite's locks from outside, in the middle of a transaction."""
+    world, said = World(), list[str]()
+    with Scratch() as scratch, planted(plant) if plant else nullcontext():
+        path = scratch.lay({}) / NAME
+        driver = SqliteDriver(path, Options(), world)
+        driver.open()
+        world.failpoints.arm("commit.written", partial(_try_locks, path, said))
+        driver.commit([Unit((PutRecord("any", ("one",), codec.encode(1)),), (), bytes(16))])
+        driver.close()
+    return [line for line in said if line != "busy"] if said else ["nobody tried"]
+
+
+def _try_locks(path: Path, said: list[str]) -> None:
+    for what in ("lock", "take"):
+        command = [sys.executable, "-m", "tests.store.partner", what, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=traced.ROOT)
+        said.append(done.stdout.strip())
 
 
 def by_emptying(plant: str = "") -> list[str]:
@@ -83,9 +247,26 @@ def _refused(driver: SqliteDriver) -> list[str]:
 HUNTS: Mapping[str, Callable[[str], list[str]]] = {
     "acknowledge-before-commit": by_kills,
     "afresh-on-an-empty-file": by_emptying,
+    "cache-kept-over-foreign-writes": by_schedules,
+    "chain-not-checked": by_damages,
+    "checked-before-the-lock": by_schedules,
+    "digest-not-checked": by_damages,
+    "durable-fields-written-later": by_kills_behind_an_edit,
     "failed-commit-called-refused": by_accidents,
     "failed-commit-tried-again": by_accidents,
+    "fence-not-checked": by_schedules,
+    "file-opened-beside-sqlite": by_another_process,
+    "file-replaced-in-place": by_calls,
+    "file-replaced-without-folder-sync": by_calls,
+    "folder-made-without-parent-sync": by_calls,
+    "lock-taken-late": by_schedules,
+    "log-cut-at-the-first-bad-frame": by_damages,
+    "log-ignored-by-readers": by_reading,
     "mark-before-commit": by_power_loss,
+    "migration-in-pieces": by_kills,
+    "outcome-not-looked-up": by_accidents,
     "powersafe-overwrite": by_garbage,
+    "recovery-trusts-its-first-try": by_kills_of_recovery,
+    "snapshot-ahead-of-its-stream": by_oracle,
     "synchronous-normal": by_power_loss,
 }

@@ -19,7 +19,7 @@ SEED = 20_265
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_no_damage_is_served_as_truth_or_takes_anything_in_silence(case: str) -> None:
-    """F10, F11, F12, F13, X3. Refused, named, or without effect; undamaged stores raise no alarm."""
+    """F10, F11, F12, F13, X3. Refused, named, or without effect; and no false alarm."""
     layer = Decay(SEED, case)
     tally = layer.survey(150)
     sys.stdout.write(f"\nseed {SEED} {case}: {dict(layer.seen)}\n")

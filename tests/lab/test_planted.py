@@ -1,11 +1,19 @@
 """Each layer of the lab finds the bugs that are planted for it, and nothing in a sound store."""
 
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from holdfast.testing.faults import PLANTS
-from tests.lab.planted import HUNTS, SEED, by_emptying
+from tests.lab.planted import (
+    HUNTS,
+    SEED,
+    by_another_process,
+    by_emptying,
+    by_kills_behind_an_edit,
+    by_kills_of_recovery,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -24,6 +32,16 @@ def test_a_planted_bug_is_found(plant: str) -> None:
     failures = HUNTS[plant](plant)
     sys.stdout.write(f"\nseed {SEED} {plant}: {failures[:1]}\n")
     assert failures
+
+
+@pytest.mark.parametrize(
+    "hunt", [by_another_process, by_kills_behind_an_edit, by_kills_of_recovery]
+)
+def test_a_hunt_of_its_own_finds_nothing_in_a_sound_store(
+    hunt: Callable[[str], list[str]],
+) -> None:
+    """X1, F2, X5. Those that are no slice of another layer, without a bug."""
+    assert hunt("") == []
 
 
 def test_an_emptied_or_missing_main_file_is_refused_and_nothing_is_changed() -> None:

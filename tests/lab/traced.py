@@ -13,13 +13,31 @@ from typing import Any
 from holdfast.testing.acts import Recording
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.faults import planted
-from holdfast.testing.images import Breadth, Scratch
+from holdfast.testing.images import Breadth, Scratch, cuts, images
 from holdfast.testing.judge import Tally
 from holdfast.testing.power import CASES, PowerLoss
 from holdfast.testing.strace import record
 from holdfast.testing.workload import perform
 
+_PROGRAM = """
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from holdfast.core.failpoint import Failpoints
+from holdfast.store import files
+from holdfast.testing.faults import planted
+folder, what, bug = sys.argv[1:]
+with planted(bug) if bug else nullcontext():
+    for number in range(1, 4):
+        print("tried", number, flush=True)
+        if what == "file":
+            files.replace_file(Path(folder, what), b"%d" % number * 3000, Failpoints())
+        else:
+            files.SystemFiles(Failpoints()).make_folder(Path(folder, f"{what}-{number}"))
+        print("acknowledged", number, flush=True)
+"""
 ROOT = Path(__file__).parent.parent.parent
+SEED = 4_711
 _BREADTH = Breadth(prefixes=4, sectors=2, mixtures=3, garbage=1)
 
 
@@ -40,6 +58,29 @@ def survey(
     layer = _Traced(seed, case, plant)
     begin = int(first * len(layer.recording.acts))
     return layer.survey(first=begin, most=most, enough=enough)
+
+
+def small_files(folder: Path, what: str, plant: str = "") -> tuple[int, int]:
+    """
+    Replace a small file three times, or make three folders, and cut the power.
+
+    Returns:
+        How many images are bad, and how many there are.
+    """
+    recording = record(folder, [sys.executable, "-c", _PROGRAM, str(folder), what, plant])
+    bad = number = 0
+    for cut in cuts(recording):
+        acknowledged = sum(note[0] == "acknowledged" for note in cut.notes)  # type: ignore[index]
+        tried = sum(note[0] == "tried" for note in cut.notes)  # type: ignore[index]
+        for image in images(cut, SEED, Breadth(prefixes=6, sectors=4, mixtures=8)):
+            number += 1
+            if what == "file":
+                allowed = [b"%d" % n * 3000 if n else None for n in range(acknowledged, tried + 1)]
+                bad += image.files.get(what) not in allowed
+            else:
+                made = {f"{what}-{n}/" for n in range(1, acknowledged + 1)}
+                bad += not made <= image.files.keys()
+    return bad, number
 
 
 class _Traced(PowerLoss):
