@@ -13,7 +13,7 @@ pytestmark = pytest.mark.lab
 
 SEED = int(os.environ.get("HOLDFAST_SEED") or Random().randrange(2**32))
 RACERS = 32
-ROUNDS = 1_000
+ROUNDS = 200
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])

@@ -12,7 +12,7 @@ from tests.lab.layers.order import model, replay_seed, schedules, simulation
 from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
 from tests.lab.layers.plants import planted
 from tests.lab.layers.power import calls, filesystems, power, replay_power
-from tests.lab.layers.process import kills, replay_kill, storms
+from tests.lab.layers.process import kills, races, replay_kill, storms
 
 __all__ = [
     "LAYERS",
@@ -35,6 +35,7 @@ LAYERS: Mapping[str, Layer] = {
     "damages": Layer(damages, seconds=3, share=5),
     "schedules": Layer(schedules, seconds=30),
     "storms": Layer(storms, seconds=25, share=5),
+    "races": Layer(races, seconds=25),
     "calls": Layer(calls, seconds=15, share=5),
     "filesystems": Layer(filesystems, seconds=5, share=5),
     "model": Layer(model, seconds=20),

@@ -1,4 +1,4 @@
-"""Layers that kill processes: one at a time, and storms over several."""
+"""Layers of real processes: killed one at a time, in storms over several, and racing."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from functools import partial
 from random import Random
 
 from holdfast.testing.images import Scratch
-from holdfast.testing.kills import Forks, Kills
+from holdfast.testing.kills import RECOVERY, Forks, Kills
 from holdfast.testing.server import PostgresServer
 from holdfast.testing.storm import Storm, storm
 from tests.lab.layers.outcome import Job, Outcome, Wish
@@ -17,23 +17,31 @@ _MOMENTS = ("before", "half", "after")
 
 
 def kills(wish: Wish) -> Iterator[Job]:
-    """Give jobs of kills: nine of ten on SQLite, the others on PostgreSQL."""
+    """Give jobs of kills: nineteen of twenty on SQLite, the others on PostgreSQL."""
     for number in range(-(-wish.kills // _KILLS_PER_JOB)):
-        job = kill_on_postgres if number % 10 == 9 else kill_on_sqlite
+        job = kill_on_postgres if number % 20 == 19 else kill_on_sqlite
         yield partial(job, wish.seed + number, min(_KILLS_PER_JOB, wish.kills))
 
 
 def kill_on_sqlite(seed: int, most: int) -> Outcome:
-    """Kill at points, at calls to the disk and at random instants, in turn."""
+    """Kill at points, at calls to the disk, at random instants and in recovery, in turn."""
     rng = Random(f"kills/{seed}")
     with Scratch() as scratch, Forks() as forks:
         killing = Kills(scratch.lay({}), forks)
         reached = {point: n for point, n in killing.count(seed=seed).items() if n}
+        calls, instants = 450, 0.15
         while killing.kills < most and killing.tally.images < 2 * most:
-            point = rng.choice(sorted(reached))
+            point, nth = rng.choice(sorted(reached)), rng.randint(1, calls)
             killing.strike(seed=seed, point=point, nth=rng.randint(1, reached[point]))
-            killing.strike(seed=seed, moment=rng.choice(_MOMENTS), nth=rng.randint(1, 450))
-            killing.strike(seed=seed, after=rng.uniform(0.001, 0.15))
+            # A workload that comes to its end is no kill; it shows how much there is of it.
+            if not killing.struck(seed=seed, moment=rng.choice(_MOMENTS), nth=nth):
+                calls = nth
+            after = rng.uniform(0.001, instants)
+            if not killing.struck(seed=seed, after=after):
+                instants = max(after, 0.01)
+            # Behind the mark: what is in the log alone was promised.
+            nth, again = rng.randint(1, reached["commit.marked"]), rng.choices(RECOVERY, k=3)
+            killing.strike(seed=seed, point="commit.marked", nth=nth, recoveries=again)
         return of_kills(killing)
 
 
@@ -75,6 +83,24 @@ def rage(seed: int, kills: int, *, servers: int = 0) -> Outcome:
         found = storm(Storm(store=store, seed=seed, kills=kills, servers=servers))
     counts = Counter(kills=found.kills + found.servers)
     return Outcome(counts, found.lost, found.unsound, found.failures)
+
+
+def races(wish: Wish) -> Iterator[Job]:
+    """Give jobs in which 32 processes are after the same things, on both stores."""
+    for number in range(wish.seeds):
+        yield partial(run_race, wish.seed + number)
+        yield partial(run_race, wish.seed + number, on_postgres=True)
+
+
+def run_race(seed: int, *, on_postgres: bool = False) -> Outcome:
+    """Let 32 processes race for a thousand things."""
+    with Scratch() as scratch, PostgresServer() as server:
+        if on_postgres:
+            server.start()
+        found = race(
+            server.url if on_postgres else f"sqlite:///{scratch.lay({}) / 'a.db'}", seed=seed
+        )
+    return Outcome(Counter(rounds=found.rounds), 0, len(found.failures), found.failures[:5])
 
 
 def replay_kill(where: Mapping[str, object], *, on_postgres: bool) -> Outcome:

@@ -88,7 +88,10 @@ class ConformanceContract:
                 before = await _everything(rt)
             for opening in range(OPENINGS):
                 async with open_store() as rt:
-                    equal(await _everything(rt), before, f"state after opening {opening}")
+                    found = await _everything(rt)
+                for number, (one, other) in enumerate(zip(before, found, strict=False)):
+                    equal(one, other, f"part {number} of the state after opening {opening}")
+                equal(len(found), len(before), f"parts of the state after opening {opening}")
 
 
 async def _race(rt: Runtime, thing: str, kind: str, racers: int) -> None:
