@@ -14,7 +14,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -34,7 +33,7 @@ from holdfast.testing.decay import Decay
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
 from holdfast.testing.ioerrors import accidents
-from holdfast.testing.kills import Forks, Kill, Kills
+from holdfast.testing.kills import RECOVERY, Forks, Kills
 from holdfast.testing.power import NAME, PowerLoss
 from holdfast.testing.schedules import explore
 from tests.lab import traced
@@ -45,7 +44,6 @@ _POINTS: Final = {
     "acknowledge-before-commit": "commit.written",
     "migration-in-pieces": "migrate.statement",
 }
-_RECOVERY: Final = ("boot.locked", "boot.guarded", "boot.connected", "boot.checkpointed")
 _SCENARIOS: Final = {
     "cache-kept-over-foreign-writes": "counter",
     "checked-before-the-lock": "record",
@@ -81,19 +79,10 @@ def by_kills(plant: str) -> list[str]:
 
 
 def by_kills_of_recovery(plant: str) -> list[str]:
-    """Kill, then kill the recovery again and again, each time a step further."""
+    """Kill behind the mark, then kill the recovery again and again, each time a step further."""
     with Scratch() as scratch, Forks() as forks:
-        kills = Kills(scratch.lay({}), forks)
-        url, progress = kills.fresh()
-        # Behind the mark: what is in the log alone was promised.
-        kill = Kill(url=url, progress=str(progress), seed=SEED, point="commit.marked", nth=6)
-        kills.run(kill)
-        for point in _RECOVERY * 2:
-            again = replace(kill, progress=f"{progress}-again", steps=0, point=point, nth=1)
-            kills.run(replace(again, plant=plant))
-            if not kills.tally.clean:
-                return kills.tally.failures
-        kills.judge(kill)
+        kills = Kills(scratch.lay({}), forks, plant=plant)
+        kills.strike(seed=SEED, point="commit.marked", nth=6, recoveries=RECOVERY * 2)
         return kills.tally.failures
 
 

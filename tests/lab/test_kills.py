@@ -21,7 +21,7 @@ from holdfast.core.failpoint import POINTS
 from holdfast.core.world import World
 from holdfast.store.migrate import known
 from holdfast.testing.images import Scratch
-from holdfast.testing.kills import Forks, Kill, Kills, connect
+from holdfast.testing.kills import RECOVERY, Forks, Kill, Kills, connect
 
 pytestmark = pytest.mark.lab
 
@@ -54,15 +54,6 @@ SQLITE_ONLY = (
     "file.folder_synced",
     "close.checkpointed",
 )
-BOOT = (
-    "boot.locked",
-    "boot.guarded",
-    "boot.connected",
-    "boot.checkpointed",
-    "boot.migrated",
-    "boot.entered",
-)
-
 NewUrl = Callable[[], str]
 
 
@@ -136,14 +127,9 @@ def test_a_kill_at_a_random_instant_loses_nothing(kills: Kills, new_url: NewUrl)
 
 def test_recovery_killed_again_and_again_ends_in_the_same_state(kills: Kills) -> None:
     """F2, C6. Each opening is killed at the next of its steps; then one is left alone."""
-    url, progress = kills.fresh()
     # Behind the mark, so that what is only in the log was promised.
-    kill = Kill(url=url, progress=str(progress), seed=SEED, point="commit.marked", nth=6)
-    kills.run(kill)
-    for point in BOOT * 2:
-        kills.run(replace(kill, progress=str(progress) + "-again", steps=0, point=point, nth=1))
-    found = kills.judge(kill)
-    assert kills.kills == 1 + 2 * len(BOOT)
+    found = kills.strike(seed=SEED, point="commit.marked", nth=6, recoveries=RECOVERY * 2)
+    assert kills.kills == 1 + 2 * len(RECOVERY)
     # Of the killed openings only those that came to their row raised the epoch.
     assert found.epoch == 4
 

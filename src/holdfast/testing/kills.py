@@ -11,6 +11,7 @@ and is sound as after a power cut.
 """
 
 import asyncio
+import gc
 import json
 import os
 import select
@@ -46,6 +47,7 @@ from holdfast.testing.judge import Found, Tally, examine, promised
 from holdfast.testing.workload import Step, states_of, steps_of
 
 __all__ = [
+    "RECOVERY",
     "Forks",
     "Kill",
     "Kills",
@@ -59,6 +61,15 @@ __all__ = [
 ]
 
 _OPTIONS: Final = Options(checkpoint_pages=12, readers=1)
+_THOROUGH_EVERY: Final = 4
+RECOVERY: Final = (
+    "boot.locked",
+    "boot.guarded",
+    "boot.connected",
+    "boot.checkpointed",
+    "boot.migrated",
+    "boot.entered",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +86,7 @@ class Kill:
         nth: which time the point is reached, or which call to the disk, from 1.
         moment: of that call to the disk, if the child is killed at one.
         after: seconds after which it is killed from outside, if any.
+        recoveries: failpoints at which the openings after that are killed, one after the other.
         plant: a bug planted in the child, if any.
     """
 
@@ -86,6 +98,7 @@ class Kill:
     nth: int = 1
     moment: str = ""
     after: float | None = None
+    recoveries: Sequence[str] = ()
     plant: str = ""
 
 
@@ -175,6 +188,10 @@ class Forks:
 
 def serve() -> None:
     """Fork a child for each request on standard input; the main loop of `Forks`."""
+    # A store in memory fills what every child would else read and compile for itself, and what is
+    # frozen is not copied by a collection in the child.
+    states_of(steps_of(1, 2))
+    gc.freeze()
     # What a module or a child prints must not be taken for an answer.
     answers = os.dup(1)
     os.dup2(2, 1)
@@ -375,7 +392,17 @@ class Kills:
         url, progress = self.fresh(url)
         kill = Kill(url=url, progress=str(progress), plant=self._plant, **where)
         self.run(kill)
+        again = replace(kill, progress=f"{progress}-again", steps=0, nth=1, moment="", after=None)
+        for point in kill.recoveries:
+            if self.run(replace(again, point=point, recoveries=())) != signal.SIGKILL:
+                break
         return self.judge(kill)
+
+    def struck(self, url: str = "", **where: Any) -> bool:
+        """Strike, and return whether the child was killed before it came to its end."""
+        before = self.kills
+        self.strike(url, **where)
+        return self.kills > before
 
     def run(self, kill: Kill) -> int:
         """Run a child and return the signal that ended it."""
@@ -388,7 +415,9 @@ class Kills:
     def judge(self, kill: Kill) -> Found:
         """Examine the store that a killed child left."""
         self.tally.images += 1
-        found = examine(lambda: connect(kill.url, World(clock=ManualClock(float(kill.steps)))))
+        world = World(clock=ManualClock(float(kill.steps)))
+        thorough = self.tally.images % _THOROUGH_EVERY == 1
+        found = examine(lambda: connect(kill.url, world), thorough=thorough)
         notes = _read_notes(Path(kill.progress))
         acknowledged, tried, store_id, epoch = promised(notes)
         states = self._states_of(kill)

@@ -7,6 +7,7 @@ from random import Random
 
 from holdfast.testing.images import Scratch
 from holdfast.testing.kills import RECOVERY, Forks, Kills
+from holdfast.testing.race import race
 from holdfast.testing.server import PostgresServer
 from holdfast.testing.storm import Storm, storm
 from tests.lab.layers.outcome import Job, Outcome, Wish
@@ -53,13 +54,15 @@ def kill_on_postgres(seed: int, most: int) -> Outcome:
         killing = Kills(scratch.lay({}), forks)
         url = f"{server.url}&schema="
         reached = {p: n for p, n in killing.count(f"{url}counted", seed=seed).items() if n}
-        number = 0
+        number, instants = 0, 0.3
         while killing.kills < most and number < 2 * most:
             number += 2
             point = rng.choice(sorted(reached))
             nth = rng.randint(1, reached[point])
             killing.strike(f"{url}k{number}", seed=seed, point=point, nth=nth)
-            killing.strike(f"{url}k{number + 1}", seed=seed, after=rng.uniform(0.001, 0.3))
+            after = rng.uniform(0.001, instants)
+            if not killing.struck(f"{url}k{number + 1}", seed=seed, after=after):
+                instants = max(after, 0.02)
         return of_kills(killing)
 
 
