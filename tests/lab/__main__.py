@@ -4,36 +4,38 @@ The crash lab at a prompt: `python -m tests.lab [--nightly] [--only LAYER] [--se
 Runs the layers on all cores, says how far it is, and ends with one report: here, in
 `build/lab.json` and in `build/lab.html`. Ends with 1 if anything acknowledged was lost, anything
 wrong went unnoticed, a job broke, a planted bug was not found, a rare state was never reached or
-a figure was missed. With the words of a failure (`--cut`, `--kill`, `--number`, `--simulate`,
-`--job`) it repeats that one case.
+a figure was missed. With the words of a failure (`--cut`, `--kill`, `--number`, `--damage`,
+`--simulate`, `--job`) it repeats that one case.
 """
 
 import argparse
 import json
+import math
 import os
 import secrets
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast.testing.disk import Fault
 from holdfast.testing.ioerrors import Accident
-from tests.lab.crew import Done, Task, work_off
+from tests.lab.crew import COMMAND, Done, work_off
 from tests.lab.layers import (
     LAYERS,
     Outcome,
     Wish,
+    replay_damage,
     replay_error,
     replay_kill,
     replay_power,
     replay_seed,
 )
 from tests.lab.page import page_of
-from tests.lab.plan import Plan
-from tests.lab.report import LayerRun, Run, contents, text_of
+from tests.lab.plan import SMALLER, Plan, smaller
+from tests.lab.report import Run, contents, text_of
 
 BUILD = Path("build")
 MINUTES = 60.0
@@ -49,7 +51,7 @@ def main() -> int:
     if again is not None:
         print("\n".join(again.failures) or "as promised")
         return int(bool(again.failures))
-    run = Run(wish_of(asked), datetime.now(UTC), command_of(asked), minutes_of(asked))
+    run = Run(wish_of(asked), datetime.now(UTC), command_of(asked))
     lead(run, asked)
     content = contents(run, LAYERS)
     BUILD.mkdir(exist_ok=True)
@@ -68,8 +70,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**31))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--limit", type=float, help="seconds after which a job is cut off")
-    for what in ("images", "kills", "damages", "simulations"):
-        parser.add_argument(f"--{what}", type=int, help=f"how many; {getattr(Wish, what, '')}")
+    for what in SMALLER:
+        parser.add_argument(f"--{what}", type=int, help="how many, if not the full figure")
     parser.add_argument("--job", type=int, help="of one layer, to repeat")
     parser.add_argument("--simulate", type=int, help="a seed of the simulation to repeat")
     parser.add_argument("--case", default="blocks", help="of a power cut to repeat")
@@ -77,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--family", default="", help="of a power cut to repeat")
     parser.add_argument("--kill", type=json.loads, help="a kill to repeat")
     parser.add_argument("--store", default="sqlite", choices=["sqlite", "postgresql"])
+    parser.add_argument("--damage", help="of a store to repeat")
     parser.add_argument("--number", type=int, help="of a failing call to repeat")
     parser.add_argument("--fault", type=Fault, default=Fault.EIO)
     parser.add_argument("--reads", action="store_true")
@@ -94,7 +97,61 @@ def replay(asked: argparse.Namespace) -> Outcome | None:
         return replay_power(asked.seed, asked.case, asked.cut, asked.family)
     if asked.kill is not None:
         return replay_kill(asked.kill, on_postgres=asked.store == "postgresql")
+    if asked.damage is not None:
+        return replay_damage(asked.seed, asked.case, asked.damage)
     if asked.number is not None:
         accident = Accident(asked.number, asked.fault, asked.reads, asked.lasting)
-        return replay_error(asked.seed, accident)
+        return replay_error(asked.seed, asked.case, accident)
     return None
+
+
+def wish_of(asked: argparse.Namespace) -> Wish:
+    """Return how much is wanted; of a night, how much in each of its rounds."""
+    given = {what: getattr(asked, what) for what in SMALLER if getattr(asked, what) is not None}
+    return Wish(seed=asked.seed, nightly=asked.nightly, **given)
+
+
+def command_of(asked: argparse.Namespace) -> str:
+    """Return what repeats a run."""
+    night = ["--nightly", f"--minutes {asked.minutes:g}"] if asked.nightly else []
+    only = [f"--only {asked.only}"] if asked.only else []
+    words = [*night, *only, f"--seed {asked.seed}", *smaller(wish_of(asked))]
+    return f"{COMMAND} {' '.join(words)}"
+
+
+def lead(run: Run, asked: argparse.Namespace) -> None:
+    """Have all jobs done, say how far it is, and count what they found."""
+    began = time.monotonic()
+    over = began + asked.minutes * 60 if asked.nightly else math.inf
+    plan = Plan(run, [asked.only] if asked.only else LAYERS, over)
+    limit = asked.limit or (_LIMIT_AT_NIGHT if asked.nightly else _LIMIT)
+    said = began
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with closing(work_off(plan.more, workers=asked.workers, limit=limit)) as working:
+            for done in working:
+                if done:
+                    plan.take(done)
+                    show(done)
+                if time.monotonic() - said >= _PROGRESS_EVERY:
+                    said = time.monotonic()
+                    print(progress(run, said - began), flush=True)
+    except KeyboardInterrupt:
+        run.ended = "interrupted"
+    run.took = time.monotonic() - began
+
+
+def show(done: Done) -> None:
+    """Say what is wrong as soon as it is known."""
+    for failure in [*done.outcome.failures, *([done.broken] if done.broken else [])]:
+        print(f"FAILED {done.task.layer}: {done.task.named(failure)}", flush=True)
+
+
+def progress(run: Run, seconds: float) -> str:
+    """Return how far a run is."""
+    parts = [f"{name} {layer.done}/{layer.jobs}" for name, layer in run.layers.items()]
+    return f"{seconds:5.0f} s  {'  '.join(parts)}  failures {len(run.total.failures)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,5 +45,5 @@ def of_hunt(plant: str, by: str, run: Callable[[], bool]) -> Outcome:
     """Hunt, and return the outcome."""
     started = time.monotonic()
     found = run()
-    missed = [] if found else [f"planted bug {plant} was not found; again: --plant {plant}"]
+    missed = [] if found else [f"planted bug {plant} was not found"]
     return Outcome(failures=missed, planted={plant: Hunted(by, found, time.monotonic() - started)})

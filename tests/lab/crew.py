@@ -1,0 +1,202 @@
+"""
+Worker processes for the jobs of all layers: one queue, every core busy to the end.
+
+Each worker is a process group of its own. A job that takes too long is cut off with all that it
+started, a worker that dies takes its job along, and a job that raises is over; each of these
+counts as broken, and the others go on. When the caller stops asking, the workers are ended.
+"""
+
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+
+from holdfast.testing.server import PostgresUnavailableError
+from tests.lab.layers import Job, Outcome
+
+COMMAND = "python -m tests.lab"
+_SPAWN = get_context("spawn")
+_LOOK_EVERY = 1.0
+_GRACE = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """
+    A job in the queue.
+
+    Attributes:
+        layer: to which it belongs.
+        job: what a worker calls.
+        again: the options that repeat it.
+    """
+
+    layer: str
+    job: Job
+    again: str
+
+    def named(self, failure: str) -> str:
+        """Return a failure with the command that repeats it, if it does not name a closer one."""
+        if COMMAND in failure:
+            return failure
+        return f"{failure}; replay: {COMMAND} {self.again}"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """
+    A job that is over.
+
+    Attributes:
+        task: which one.
+        outcome: what it found; nothing if it broke.
+        broken: why it did not end as it should, or empty.
+        seconds: how long it took.
+        cpu_seconds: of it and of the processes it started and waited for.
+    """
+
+    task: Task
+    outcome: Outcome = field(default_factory=Outcome)
+    broken: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+class _Worker:
+    """A process that does one job after the other."""
+
+    def __init__(self) -> None:
+        self._pipe, theirs = _SPAWN.Pipe()
+        self._process = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.task: Task | None = None
+        self._began = 0.0
+
+    @property
+    def pipe(self) -> Connection:
+        return self._pipe
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def begin(self, task: Task) -> None:
+        self.task, self._began = task, time.monotonic()
+        with suppress(BrokenPipeError):  # It died; whoever waits for the answer is told.
+            self._pipe.send(task.job)
+
+    def answer(self) -> Done:
+        assert self.task is not None
+        try:
+            outcome, broken, cpu_seconds = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            ended = self._process.exitcode
+            return Done(self.task, broken=f"its process ended ({ended})", seconds=self.seconds)
+        return Done(self.task, outcome, broken, self.seconds, cpu_seconds)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def ask_to_end(self) -> None:
+        self._pipe.close()
+        self._process.terminate()
+
+    def end(self) -> None:
+        """End the process and all that it started."""
+        self.ask_to_end()
+        self._process.join(_GRACE)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+        self._process.join()
+
+
+def work_off(
+    more: Callable[[], Task | None],
+    *,
+    workers: int,
+    limit: float,
+    until: float | None = None,
+) -> Iterator[Done | None]:
+    """
+    Do jobs until there are no more; give each when it is over, and None every second.
+
+    Args:
+        more: gives the next job, or None if there is none.
+        workers: how many at a time.
+        limit: seconds after which a job is cut off.
+        until: when by the monotonic clock all are cut off.
+    """
+    crew = [_Worker() for _ in range(workers)]
+    try:
+        while True:
+            for worker in crew:
+                if worker.task is None and (task := more()) is not None:
+                    worker.begin(task)
+            busy = {worker.pipe: worker for worker in crew if worker.task is not None}
+            if not busy:
+                return
+            ready = wait(list(busy), _LOOK_EVERY)
+            late = until is not None and time.monotonic() > until
+            for pipe, worker in busy.items():
+                if pipe in ready:
+                    yield worker.answer()
+                elif late or worker.seconds > limit:
+                    yield Done(worker.task, broken=_cut_off(worker), seconds=worker.seconds)
+                else:
+                    continue
+                worker.task = None
+                if not worker.alive:
+                    worker.end()
+                    crew[crew.index(worker)] = _Worker()
+            yield None
+    finally:
+        for worker in crew:
+            worker.ask_to_end()
+        for worker in crew:
+            worker.end()
+
+
+def _cut_off(worker: _Worker) -> str:
+    seconds = worker.seconds
+    worker.end()
+    return f"cut off after {seconds:.0f} s"
+
+
+def _work(pipe: Connection) -> None:
+    """Do jobs as they come, in a process of its own."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            job = pipe.recv()
+            before = _cpu_seconds()
+            outcome, broken = _attempt(job)
+            pipe.send((outcome, broken, _cpu_seconds() - before))
+
+
+def _attempt(job: Job) -> tuple[Outcome, str]:
+    try:
+        return job(), ""
+    except PostgresUnavailableError as error:
+        if os.environ.get("CI"):
+            return Outcome(), f"PostgreSQL is missing: {error}"
+        return Outcome(notes=[f"nothing was done on PostgreSQL: {error}"]), ""
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Outcome(), f"{type(error).__name__}: {error} ({last.name}, line {last.lineno})"
+
+
+def _cpu_seconds() -> float:
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    found = [resource.getrusage(kind) for kind in kinds]
+    return sum(one.ru_utime + one.ru_stime for one in found)
