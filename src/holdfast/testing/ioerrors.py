@@ -12,6 +12,7 @@ truncation, removal or renaming; with an I/O error, a full disk or half a write.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,19 +36,20 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
-from holdfast.testing.acts import SyncFailed
+from holdfast.testing.acts import SyncFailed, read_image
 from holdfast.testing.clock import ManualClock
 from holdfast.testing.disk import CHANGES, Call, Disk, Fault
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
 from holdfast.testing.judge import Found, Tally, content, examine
 from holdfast.testing.power import NAME
-from holdfast.testing.workload import Mirror, Step, steps_of
+from holdfast.testing.workload import Mirror, Step, perform, steps_of
 
 __all__ = ["Accident", "Accidents", "accidents", "every_accident"]
 
 _OPTIONS = Options(checkpoint_pages=8, readers=1)
 _BREADTH = Breadth(prefixes=1, sectors=1, mixtures=1)
-_POWER_CUT_EVERY = 7
+_POWER_CUT_EVERY = 11
+_THOROUGH_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,12 @@ class Accident:
     reads: bool = False
     lasting: bool = False
 
+    @property
+    def kind(self) -> str:
+        """In words, whatever the call."""
+        calls = "reads" if self.reads else "changes"
+        return f"{self.fault} on {calls}, {'for ever' if self.lasting else 'once'}"
+
 
 @dataclass(slots=True)
 class _Story:
@@ -84,17 +92,33 @@ class Accidents:
     Attributes:
         tally: what was found; its images are the accidents.
         calls: how many calls of each kind an undisturbed workload makes.
+        kinds: how many accidents of each kind there were.
     """
 
-    def __init__(self, seed: int, steps: int = 6) -> None:
-        """Run the workload undisturbed, to count its calls."""
+    def __init__(self, seed: int, steps: int = 3, *, recovery: bool = False) -> None:
+        """
+        Run the workload undisturbed, to count its calls.
+
+        Args:
+            seed: decides the workload.
+            steps: how many it has.
+            recovery: it begins with what a kill left of the first two steps, the last of them
+                in the log alone; so its opening is a recovery.
+        """
         self.seed = seed
         self.tally = Tally()
+        self.kinds: Counter[str] = Counter()
+        self._recovery = recovery
         self._steps = [
             msgspec.structs.replace(step, reopen=False) for step in steps_of(seed, steps)
         ]
+        self._left: dict[str, bytes] = {}
+        self._before: list[Step] = []
+        if recovery:
+            self._before, self._steps = self._steps[:2], self._steps[2:]
+            self._left = self._leave()
         with Scratch() as scratch:
-            folder = scratch.lay({})
+            folder = scratch.lay(self._left)
             with Disk(folder) as disk:
                 story = asyncio.run(self._live(folder, disk))
             story.mirror.close()
@@ -106,6 +130,15 @@ class Accidents:
         """Give every accident: each call, each fault that it can meet, once and lasting."""
         return every_accident(self.calls)
 
+    def survey(self, *, every: int = 1, first: int = 0, enough: int = 0) -> Tally:
+        """Run each so-manieth accident; stop after `enough` failures, if that is not 0."""
+        for number, accident in enumerate(self.all()):
+            if number % every == first % every:
+                self.suffer(accident)
+            if enough and len(self.tally.failures) >= enough:
+                break
+        return self.tally
+
     def suffer(self, accident: Accident, *, power_cut: bool = False) -> None:
         """
         Run the workload with one accident, and judge what it was told and what is left.
@@ -115,9 +148,10 @@ class Accidents:
             power_cut: cut the power behind it in any case, not only now and then.
         """
         self.tally.images += 1
+        self.kinds[accident.kind] += 1
         power_cut = power_cut or self.tally.images % _POWER_CUT_EVERY == 0
         with Scratch() as scratch:
-            folder = scratch.lay({})
+            folder = scratch.lay(self._left)
             with Disk(folder) as disk:
                 kinds = frozenset({Call.READ}) if accident.reads else CHANGES
                 disk.fail(accident.number, accident.fault, on=kinds, lasting=accident.lasting)
@@ -131,8 +165,26 @@ class Accidents:
         if wrong:
             self.tally.blame(f"{wrong}; {self._replay(accident)}", lost=lost)
 
+    def _leave(self) -> dict[str, bytes]:
+        """Do the first steps and return the files as a kill behind the last of them leaves them."""
+        clock, left = ManualClock(), dict[str, bytes]()
+        with Scratch() as scratch:
+            folder = scratch.lay({})
+
+            def note(_: object) -> None:
+                left.clear()
+                left.update(read_image(folder))
+
+            ids = Ids(Random(f"left/{self.seed}").randbytes)
+            world = World(clock=clock, ids=ids)
+            perform(self._before, lambda: SqliteDriver(folder / NAME, _OPTIONS, world), clock, note)
+        return left
+
     async def _live(self, folder: Path, disk: Disk) -> _Story:
         story, clock, failpoints = _Story(), ManualClock(), Failpoints()
+        for step in self._before:
+            for unit in step.units:
+                story.mirror.take(unit, step.at)
         ids = Ids(Random(f"accident/{self.seed}").randbytes)
         world = World(clock=clock, ids=ids, failpoints=failpoints, vfs=disk.vfs, files=disk.files)
         store = Store(SqliteDriver(folder / NAME, _OPTIONS, world), _OPTIONS, world)
@@ -174,7 +226,8 @@ class Accidents:
 
     def _sound(self, folder: Path) -> Found:
         world = World(clock=ManualClock(99.0))
-        return examine(lambda: SqliteDriver(folder / NAME, _OPTIONS, world))
+        thorough = self.tally.images % _THOROUGH_EVERY == 0
+        return examine(lambda: SqliteDriver(folder / NAME, _OPTIONS, world), thorough=thorough)
 
     def _power_cut(self, disk: Disk, story: _Story, acknowledged: bytes) -> str:
         """Cut the power after the failure, and return what is wrong with what it leaves."""
@@ -191,6 +244,7 @@ class Accidents:
     def _replay(self, accident: Accident) -> str:
         words = [f"--number {accident.number}", f"--fault {accident.fault}"]
         words += ["--reads"] * accident.reads + ["--lasting"] * accident.lasting
+        words += ["--case recovery"] * self._recovery
         return f"replay: python -m tests.lab --only errors --seed {self.seed} {' '.join(words)}"
 
 
@@ -247,7 +301,9 @@ async def _take(store: Store, step: Step, story: _Story) -> None:
             story.wrong = "what can be read is not what was acknowledged"
 
 
-def accidents(seed: int, *, every: int = 1, first: int = 0, enough: int = 0) -> Tally:
+def accidents(
+    seed: int, *, every: int = 1, first: int = 0, enough: int = 0, recovery: bool = False
+) -> Tally:
     """
     Run the accidents of a seed.
 
@@ -256,11 +312,7 @@ def accidents(seed: int, *, every: int = 1, first: int = 0, enough: int = 0) -> 
         every: only each so-manieth accident.
         first: which of them comes first.
         enough: stop after so many failures; 0 for no limit.
+        recovery: begin with what a kill left.
     """
-    layer = Accidents(seed)
-    for number, accident in enumerate(layer.all()):
-        if number % every == first % every:
-            layer.suffer(accident)
-        if enough and len(layer.tally.failures) >= enough:
-            break
-    return layer.tally
+    layer = Accidents(seed, recovery=recovery)
+    return layer.survey(every=every, first=first, enough=enough)

@@ -7,37 +7,42 @@ from functools import partial
 import msgspec
 
 from holdfast.testing.decay import Decay, Harm
-from holdfast.testing.ioerrors import Accident, Accidents, accidents
-from holdfast.testing.judge import Tally
+from holdfast.testing.ioerrors import Accident, Accidents
 from holdfast.testing.power import CASES
 from tests.lab.layers.outcome import Job, Outcome, Wish
 
 _DAMAGES_PER_JOB = 500
+_PARTS = 8
 
 
 def errors(wish: Wish) -> Iterator[Job]:
-    """Give jobs of failing calls: every call of each workload, in eight parts."""
+    """Give jobs of failing calls: every call of each workload, from nothing and of a recovery."""
     for number in range(wish.seeds):
-        for part in range(8):
-            yield partial(fail_calls, wish.seed + number, part)
+        for part in range(_PARTS):
+            yield partial(fail_calls, wish.seed + number, part, recovery=False)
+            yield partial(fail_calls, wish.seed + number, part, recovery=True)
 
 
-def fail_calls(seed: int, part: int) -> Outcome:
-    """Let each eighth call to the disk fail, in each way."""
-    return of_errors(accidents(seed, every=8, first=part))
+def fail_calls(seed: int, part: int, *, recovery: bool) -> Outcome:
+    """Let each call of a part fail, in each way."""
+    layer = Accidents(seed, recovery=recovery)
+    layer.survey(every=_PARTS, first=part)
+    return of_errors(layer)
 
 
-def of_errors(tally: Tally) -> Outcome:
+def of_errors(layer: Accidents) -> Outcome:
     """Return the outcome of failing calls; the power cuts behind them count as images."""
+    tally = layer.tally
     counts = Counter(calls=tally.images, images=tally.nested)
-    return Outcome(counts, tally.lost, tally.unsound, tally.failures)
+    kinds = Counter({f"error {kind}": count for kind, count in layer.kinds.items()})
+    return Outcome(counts, tally.lost, tally.unsound, tally.failures, reached=kinds)
 
 
-def replay_error(seed: int, accident: Accident) -> Outcome:
+def replay_error(seed: int, accident: Accident, case: str = "") -> Outcome:
     """Let the same call fail in the same way."""
-    layer = Accidents(seed)
+    layer = Accidents(seed, recovery=case == "recovery")
     layer.suffer(accident, power_cut=True)
-    return of_errors(layer.tally)
+    return of_errors(layer)
 
 
 def damages(wish: Wish) -> Iterator[Job]:
