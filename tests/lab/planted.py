@@ -32,7 +32,7 @@ from holdfast.testing.acts import read_image
 from holdfast.testing.decay import Decay
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
-from holdfast.testing.ioerrors import accidents
+from holdfast.testing.ioerrors import Accidents
 from holdfast.testing.kills import RECOVERY, Forks, Kills
 from holdfast.testing.power import NAME, PowerLoss
 from holdfast.testing.schedules import explore
@@ -131,7 +131,7 @@ def _end(progress: Path, edited: int) -> None:
 def by_accidents(plant: str) -> list[str]:
     """Let calls to the disk fail."""
     with planted(plant):
-        return accidents(SEED, every=11, enough=1).failures
+        return Accidents(SEED, steps=6).survey(every=11, enough=1).failures
 
 
 def by_reading(plant: str) -> list[str]:
