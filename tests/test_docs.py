@@ -48,7 +48,8 @@ def run(arguments: list[str], folder: Path) -> None:
 
 @pytest.mark.parametrize(("place", "program"), blocks("python"), ids=lambda value: value[:40])
 def test_a_python_block_runs(place: str, program: str, tmp_path: Path) -> None:
-    run([sys.executable, "-W", "error", "-c", program], tmp_path)
+    (tmp_path / "program.py").write_text(program)
+    run([sys.executable, "-W", "error", "program.py"], tmp_path)
 
 
 @pytest.mark.parametrize(("place", "script"), blocks("sh"), ids=lambda value: value[:40])

@@ -96,11 +96,15 @@ class Cases:
         self._homes = homes
         self._import()
 
-    def rehearse(self, watched: str) -> tuple[Trouble | None, Result]:
+    def rehearse(self) -> tuple[Trouble | None, Result]:
         """Run the application with nothing done to it, and count what it reaches."""
         with self._fresh() as case:
-            ended, result = self._live(case, doing=(WORK, CHECK), watched=watched)
-        return self._trouble(ended, result), result
+            ended, result = self._live(case, watched="points")
+            if trouble := self._trouble(ended, result):
+                return trouble, result
+            ended, checked = self._live(case, number=2, doing=(CHECK,))
+        checked.stage = (CHECK, 2)
+        return self._trouble(ended, checked), result
 
     def record(self) -> tuple[Trouble | None, Result, Recording]:
         """Run the application on a disk that remembers."""
@@ -115,6 +119,7 @@ class Cases:
             for number, strike in enumerate(strikes, 1):
                 ended, result = self._live(case, number=number, kill=dict(strike))
                 self.killed += ended == signal.SIGKILL
+                result.stage = (WORK, min(number, 2))
                 if ended != signal.SIGKILL and (trouble := self._trouble(ended, result)):
                     return trouble
             return self._aftermath(case)

@@ -32,7 +32,7 @@ import secrets
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, cycle
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -58,8 +58,8 @@ _ENOUGH: Final = 3
 _IMAGES_PER_CUT: Final = 8
 _STRIKE_AGAIN_EVERY: Final = 3
 _TRIES_OF_AN_INSTANT: Final = 20
-# By when each layer has to be done, as a share of the time; what one leaves the next may use.
-_SHARES: Final = {"kills": 0.4, "power": 0.75, "errors": 1.0}
+# Parts of the time, for the layers that are wanted; what one leaves the next may use.
+_PARTS: Final = {"kills": 8, "power": 7, "errors": 5}
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +69,14 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     kills: int = 150
     images: int = 500
     errors: int = 150
+
+    def share(self, layer: str) -> float:
+        """Return by when a layer has to be done, as a share of the time."""
+        wanted = {"kills": self.kills, "power": self.images, "errors": self.errors}
+        parts = {name: _PARTS[name] * bool(wanted[name]) for name in wanted}
+        names = list(wanted)
+        until = sum(parts[name] for name in names[: names.index(layer) + 1])
+        return until / max(1, sum(parts.values()))
 
 
 def crashlab(
@@ -135,11 +143,14 @@ class _Campaign:
     def run(self) -> Report:
         report, seed = self.report, self._application.seed
         _say(f"crash lab of {self._application.work} on {report.store}, seed {seed}")
-        trouble, plain = self._cases.rehearse("points")
+        trouble, plain = self._cases.rehearse()
         self._blame("rehearsal", "nothing was done to it", [], trouble)
         if report.ok and report.store == "sqlite":
             self._on_sqlite(plain.points, plain.seconds)
         elif report.ok:
+            self._wish = Wish(
+                seconds=self._wish.seconds, kills=self._wish.kills, images=0, errors=0
+            )
             self._kill(plain.points, 0, plain.seconds)
             report.remarks.append("power and errors: not done, they are SQLite's; kills are not")
         report.seconds = self._clock.monotonic() - self._began
@@ -180,7 +191,7 @@ class _Campaign:
             report.cuts += 1
             cut, found = self._cases.images_of(recording, at)
             for image in _some(found, Random(f"{report.seed}/{at}")):
-                if self._is_over("power"):
+                if report.images >= self._wish.images or self._is_over("power"):
                     break
                 report.images += 1
                 report.count("power", image.family)
@@ -215,7 +226,7 @@ class _Campaign:
 
     def _is_late(self, layer: str) -> bool:
         spent = self._clock.monotonic() - self._began
-        return spent > self._wish.seconds * _SHARES[layer]
+        return spent > self._wish.seconds * self._wish.share(layer)
 
     def _blame(self, layer: str, place: str, words: Sequence[str], found: Trouble | None) -> None:
         if found is None:
@@ -236,7 +247,7 @@ class _Campaign:
     def _finish(self, layer: str) -> None:
         if self.report.failed(layer) >= _ENOUGH:
             self.report.remarks.append(f"{layer}: stopped after {_ENOUGH} failures")
-        elif self._is_late(layer):
+        elif self._is_late(layer) and layer in self.report.reached:
             self.report.remarks.append(f"{layer}: stopped, the seconds for it were over")
         _say(self.report.line(layer))
 
@@ -248,6 +259,7 @@ def _strikes(
     places = [(point, nth) for point in sorted(points) for nth in range(1, points[point] + 1)]
     rng.shuffle(places)
     first = dict(places)
+    moments = cycle(Moment)
     rest = (place for place in places if first[place[0]] != place[1])
     for point in sorted(first):
         yield {"point": point, "nth": first[point]}
@@ -255,16 +267,19 @@ def _strikes(
         if place := next(rest, None):
             yield {"point": place[0], "nth": place[1]}
         if changes:
-            yield {"moment": str(rng.choice(list(Moment))), "nth": rng.randint(1, changes)}
+            yield {"moment": str(next(moments)), "nth": rng.randint(1, changes)}
         yield {"after": round(rng.uniform(0, 1.2 * seconds), 4)}
 
 
 def _early(rng: Random, points: Mapping[str, int], changes: int) -> Mapping[str, Any]:
     """Return a place that is reached while starting again."""
-    if changes and rng.random() < 0.5:
+    early = [point for point in sorted(points) if point.startswith(("boot.", "commit."))]
+    if early and (not changes or rng.random() < 0.5):
+        return {"point": rng.choice(early), "nth": 1}
+    if changes:
         nth = rng.randint(1, min(changes, 40))
         return {"moment": str(rng.choice(list(Moment))), "nth": nth}
-    return {"point": rng.choice(sorted(points)), "nth": 1}
+    return {"after": round(rng.uniform(0, 0.02), 4)}
 
 
 def _moments(recording: Recording, rng: Random) -> Iterator[int]:

@@ -102,9 +102,10 @@ class Report(msgspec.Struct, kw_only=True):
 
     def line(self, layer: str) -> str:
         """Return what was done in one layer, in one line."""
+        if not self.reached.get(layer):
+            return f"{layer}: nothing was done"
         failed = self.failed(layer)
         done = {
-            "rehearsal": "work came to its end with nothing done to it",
             "kills": f"{self.kills} processes killed, {self.kills_again} of them starting again",
             "power": f"{self.images} images of {self.cuts} power cuts, {self.continued} worked on",
             "errors": f"{self.errors} runs with a failing call, work raised in {self.raised}",

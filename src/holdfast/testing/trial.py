@@ -175,7 +175,7 @@ def live(argument: Mapping[str, Any]) -> None:
         result.ended = True
     except BaseException as error:
         result.error = _described(error)
-        result.trace = f"acknowledged: {noted(home)!r:.500}\n{traceback.format_exc()}"
+        result.trace = f"acknowledged: {noted(home)!r:.500}\n{_traced(error)}"
     result.seconds = clock.monotonic() - began
     result.points = {point: times for point, times in points.items() if times}
     if disk is not None and life.watched:
@@ -233,12 +233,24 @@ async def _check(invariant: Function, lab: Lab, acknowledged: list[Any]) -> None
 
 
 def _described(error: BaseException) -> str:
-    """Return an error in one line, with the line of code it comes from."""
+    """Return an error in one line, with its place, and the code there if it says nothing."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     said = " ".join(str(error).split())[:300]
     name = type(error).__name__
-    where = f"{Path(last.filename).name}:{last.lineno}: {last.line}"
-    return f"{name}: {said} ({where})" if said else f"{name} ({where})"
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return f"{name}: {said} ({where})" if said else f"{name} ({where}: {last.line})"
+
+
+def _traced(error: BaseException) -> str:
+    """Return the traceback without the frames that are the lab's own."""
+    shown = traceback.TracebackException.from_exception(error)
+    theirs = [
+        frame
+        for frame in shown.stack
+        if frame.filename != __file__ and "/asyncio/" not in frame.filename
+    ]
+    shown.stack = traceback.StackSummary.from_list(theirs or shown.stack)
+    return "".join(shown.format())
 
 
 def _speak_into(log: Path) -> None:
