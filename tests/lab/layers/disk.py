@@ -38,7 +38,7 @@ def of_errors(layer: Accidents) -> Outcome:
     return Outcome(counts, tally.lost, tally.unsound, tally.failures, reached=kinds)
 
 
-def replay_error(seed: int, accident: Accident, case: str = "") -> Outcome:
+def replay_error(seed: int, case: str, accident: Accident) -> Outcome:
     """Let the same call fail in the same way."""
     layer = Accidents(seed, recovery=case == "recovery")
     layer.suffer(accident, power_cut=True)
