@@ -126,7 +126,7 @@ def lead(run: Run, asked: argparse.Namespace) -> None:
     plan = Plan(run, [asked.only] if asked.only else LAYERS, over)
     limit = asked.limit or (_LIMIT_AT_NIGHT if asked.nightly else _LIMIT)
     said = began
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with closing(work_off(plan.more, workers=asked.workers, limit=limit)) as working:
             for done in working:
@@ -138,6 +138,8 @@ def lead(run: Run, asked: argparse.Namespace) -> None:
                     print(progress(run, said - began), flush=True)
     except KeyboardInterrupt:
         run.ended = "interrupted"
+    finally:
+        signal.signal(signal.SIGTERM, before)
     run.took = time.monotonic() - began
 
 

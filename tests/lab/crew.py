@@ -86,21 +86,26 @@ class _Worker:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self._began
+        return time.monotonic() - self._began if self._began else 0.0
 
     def begin(self, task: Task) -> None:
-        self.task, self._began = task, time.monotonic()
+        self.task, self._began = task, 0.0
         with suppress(BrokenPipeError):  # It died; whoever waits for the answer is told.
             self._pipe.send(task.job)
 
-    def answer(self) -> Done:
+    def answer(self) -> Done | None:
+        """Return the job that is over, or None if the process said that it begins with it."""
         assert self.task is not None
         try:
-            outcome, broken, cpu_seconds = self._pipe.recv()
+            said = self._pipe.recv()
         except EOFError:
             self._process.join()
             ended = self._process.exitcode
             return Done(self.task, broken=f"its process ended ({ended})", seconds=self.seconds)
+        if said is None:
+            self._began = time.monotonic()
+            return None
+        outcome, broken, cpu_seconds = said
         return Done(self.task, outcome, broken, self.seconds, cpu_seconds)
 
     @property
@@ -125,7 +130,6 @@ def work_off(
     *,
     workers: int,
     limit: float,
-    until: float | None = None,
 ) -> Iterator[Done | None]:
     """
     Do jobs until there are no more; give each when it is over, and None every second.
@@ -134,7 +138,6 @@ def work_off(
         more: gives the next job, or None if there is none.
         workers: how many at a time.
         limit: seconds after which a job is cut off.
-        until: when by the monotonic clock all are cut off.
     """
     crew = [_Worker() for _ in range(workers)]
     try:
@@ -146,18 +149,15 @@ def work_off(
             if not busy:
                 return
             ready = wait(list(busy), _LOOK_EVERY)
-            late = until is not None and time.monotonic() > until
             for pipe, worker in busy.items():
-                if pipe in ready:
-                    yield worker.answer()
-                elif late or worker.seconds > limit:
-                    yield Done(worker.task, broken=_cut_off(worker), seconds=worker.seconds)
-                else:
+                done = worker.answer() if pipe in ready else _cut_off(worker, limit)
+                if done is None:
                     continue
                 worker.task = None
                 if not worker.alive:
                     worker.end()
                     crew[crew.index(worker)] = _Worker()
+                yield done
             yield None
     finally:
         for worker in crew:
@@ -166,10 +166,12 @@ def work_off(
             worker.end()
 
 
-def _cut_off(worker: _Worker) -> str:
+def _cut_off(worker: _Worker, limit: float) -> Done | None:
     seconds = worker.seconds
+    if worker.task is None or seconds <= limit:
+        return None
     worker.end()
-    return f"cut off after {seconds:.0f} s"
+    return Done(worker.task, broken=f"cut off after {seconds:.0f} s", seconds=seconds)
 
 
 def _work(pipe: Connection) -> None:
@@ -179,6 +181,7 @@ def _work(pipe: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             job = pipe.recv()
+            pipe.send(None)
             before = _cpu_seconds()
             outcome, broken = _attempt(job)
             pipe.send((outcome, broken, _cpu_seconds() - before))
