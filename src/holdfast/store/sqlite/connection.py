@@ -62,7 +62,8 @@ class SqliteConnection:
         self.target = target
         with self.mapped():
             self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
-            self.raw.set_busy_timeout(round(busy_wait * 1000))
+            self._busy_wait = busy_wait
+            self._wait(busy_wait)
             self.raw.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
 
     @property
@@ -150,6 +151,18 @@ class SqliteConnection:
     def close(self) -> None:
         """Close the connection; a second call does nothing."""
         self.raw.close()
+
+    @contextmanager
+    def patience(self, seconds: float) -> Generator[None]:
+        """Wait only so many seconds for locks inside a block."""
+        self._wait(min(seconds, self._busy_wait))
+        try:
+            yield
+        finally:
+            self._wait(self._busy_wait)
+
+    def _wait(self, seconds: float) -> None:
+        self.raw.set_busy_timeout(round(seconds * 1000))
 
     @contextmanager
     def mapped(self) -> Generator[None]:

@@ -66,6 +66,9 @@ from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.verify import verify_rows
 
 LOOK_EVERY: Final = 0.01
+# A log so many times as long as it should be is not begun anew because of readers.
+STARVED: Final = 4
+READERS_WAIT: Final = 0.25
 
 
 class SqliteDriver:
@@ -92,6 +95,7 @@ class SqliteDriver:
         self._watched_version = -1
         self._watched_position = 0
         self._log_pages = 0
+        self._home_due = options.checkpoint_pages
         self._entry: dict[str, Any] = {}
         self._stopped = False
         self._pid = os.getpid()
@@ -356,16 +360,27 @@ class SqliteDriver:
         """
         Write the log home when it has grown.
 
+        A log that is home begins anew only if no reader still looks at it. Where readers always
+        overlap, it would grow for ever; so once it is several times as long as it should be,
+        this waits for those who read, a moment at most.
+
         Raises:
             CommitFailed: the log could not be synced into the main file.
         """
-        if self._guard is None or self._log_pages < self._options.checkpoint_pages:
+        limit = self._options.checkpoint_pages
+        if self._guard is None or self._log_pages < self._home_due:
             return
-        self._log_pages = 0
+        starved = self._log_pages >= STARVED * limit
+        self._home_due = self._log_pages + limit
+        main = self._connection()
         try:
-            self._bring_home(self._connection(), self._guard, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if starved:
+                with main.patience(READERS_WAIT):
+                    self._bring_home(main, self._guard, apsw.SQLITE_CHECKPOINT_RESTART)
+            else:
+                self._bring_home(main, self._guard, apsw.SQLITE_CHECKPOINT_PASSIVE)
         except StoreBusyError:
-            return  # Another process is at it; the log is looked at again after the next commit.
+            return  # Another process is at it, or reads; it is tried again when the log has grown.
         except StoreError as error:
             self._stopped = True
             raise CommitFailed(str(error)) from error
@@ -446,7 +461,9 @@ class SqliteDriver:
         return Changes(tuple(names), foreign=True)
 
     def _on_log(self, connection: apsw.Connection, schema: str, pages: int) -> int:
-        """Note how long the log is; called by SQLite after each commit."""
+        """Note how long the log is, shorter if it began anew; called by SQLite after a commit."""
+        if pages < self._log_pages:
+            self._home_due = self._options.checkpoint_pages
         self._log_pages = pages
         return apsw.SQLITE_OK
 
