@@ -270,6 +270,20 @@ def test_a_script_tests_itself(tmp_path: Path) -> None:
     assert again.returncode == 1 and "acknowledged, " in again.stdout, again.stderr
 
 
+def test_the_examples_are_run_and_reported(tmp_path: Path) -> None:
+    """`make examples`: each one in the lab, with a report for programs."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples", "orders", "--seconds", "6", "--seed", str(SEED)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = msgspec.json.decode((tmp_path / "build" / "examples.json").read_bytes())["orders"]
+    assert found["ok"] and found["kills"] > 0 and f"seed {SEED}" in found["detail"]
+
+
 def test_interrupting_the_lab_leaves_nothing_behind(tmp_path: Path) -> None:
     """Ctrl-C ends the children, what they started, and removes the stores."""
     pipe = tmp_path / "pipe"

@@ -183,7 +183,10 @@ class Forks:
             raise RuntimeError("the process has no pipes")
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise ChildProcessError("the warm process ended; what it said last is on stderr")
+        return int(answer)
 
 
 def serve() -> None:
