@@ -118,12 +118,17 @@ async def never_right(_rt: Runtime, _acknowledged: list[int]) -> None:
     raise LookupError("nothing is ever right")
 
 
-def leaves_much_behind(_lab: Lab) -> None:
-    """Start another process, say where we are, and hang; all of them keep the pipe open."""
+def leaves_a_process(lab: Lab) -> None:
+    """Start another process and say where we are; it keeps the pipe open."""
     pipe = os.open(os.environ[PIPE], os.O_WRONLY)
     os.set_inheritable(pipe, True)
     subprocess.Popen(["sleep", "3600"], close_fds=False)
-    os.write(pipe, f"{_lab.folder}\n".encode())
+    os.write(pipe, f"{lab.folder}\n".encode())
+
+
+def leaves_much_behind(lab: Lab) -> None:
+    """Do that, and hang."""
+    leaves_a_process(lab)
     signal.pause()
 
 
@@ -284,11 +289,31 @@ def test_the_examples_are_run_and_reported(tmp_path: Path) -> None:
     assert found["ok"] and found["kills"] > 0 and f"seed {SEED}" in found["detail"]
 
 
+@pytest.mark.timeout(25)
+def test_what_an_application_started_ends_with_the_lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a child left behind is gone when the lab has come to its end."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    monkeypatch.setenv(PIPE, str(pipe))
+    heard = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    crashlab(leaves_a_process, keeps_all, kills=0, images=0, errors=0)
+    os.set_blocking(heard, True)
+    while os.read(heard, 1 << 16):
+        pass
+    os.close(heard)
+
+
+@pytest.mark.timeout(25)  # Less than the 30 s after which the lab itself ends what hangs.
 def test_interrupting_the_lab_leaves_nothing_behind(tmp_path: Path) -> None:
     """Ctrl-C ends the children, what they started, and removes the stores."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    program = "import tests.lab.test_crashlab as t; t.crashlab(t.leaves_much_behind, t.keeps_all)"
+    program = (
+        "import tests.lab.test_crashlab as t\n"
+        "t.crashlab(t.leaves_much_behind, t.keeps_all, seconds=120)"
+    )
     lab = subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
