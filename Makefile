@@ -26,14 +26,15 @@ demo: $(STAMP) ## the main job on real input with kills (DEMO_ARGS="...")
 	@echo "== demo: real input, killed again and again; nothing acknowledged may be lost"
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP) ## everything CI runs: check, then all tests (TEST_ARGS="...")
+test: $(STAMP) ## everything CI runs: check, all tests, the crash lab (TEST_ARGS="...")
 	@started=$$(date +%s); failed=; \
 	$(MAKE) -k check || failed=" check"; \
 	echo "== tests: on SQLite and PostgreSQL, $(JOBS) at a time"; \
 	$(BIN)/pytest -q -n $(JOBS) $(TEST_ARGS) || failed="$$failed tests"; \
+	$(MAKE) lab || failed="$$failed lab"; \
 	took=$$(( $$(date +%s) - started )); \
 	if [ -n "$$failed" ]; then echo "make test: FAILED in$$failed ($$took s)"; exit 1; fi; \
-	echo "make test: format, style, types, imports and tests are all right ($$took s)"
+	echo "make test: format, style, types, imports, tests and lab are all right ($$took s)"
 
 check: check-format check-style check-mypy check-pyright check-imports ## what needs no test run: format, style, types, import contracts
 
@@ -57,13 +58,13 @@ check-imports: $(STAMP)
 	@echo "== imports: import-linter"
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-lab: $(STAMP) ## the crash lab (LAB_ARGS="...")
+lab: $(STAMP) ## the crash lab, at most 10 minutes on 2 cores (LAB_ARGS="...")
 	@echo "== lab: what a crash may leave, and what the store makes of it"
-	@$(BIN)/python -m tests.lab $(LAB_ARGS)
+	@$(BIN)/python -m tests.lab --workers $(JOBS) $(LAB_ARGS)
 
-lab-nightly: $(STAMP) ## the crash lab, all night (LAB_ARGS="...")
-	@echo "== lab, nightly: the same with more seeds, cuts and schedules"
-	@$(BIN)/python -m tests.lab --nightly $(LAB_ARGS)
+lab-nightly: $(STAMP) ## the crash lab for an hour, on new seeds (LAB_ARGS="--minutes 60")
+	@echo "== lab, nightly: orders of three instances, then new seeds until the time is over"
+	@$(BIN)/python -m tests.lab --nightly --workers $(JOBS) $(LAB_ARGS)
 
 bench: $(STAMP) ## ratios, measured side by side in one run (BENCH_ARGS="--only ...")
 	@echo "== bench: ratios, measured side by side"

@@ -14,7 +14,6 @@ from typing import Any
 from tests.lab.report import track_record
 
 _STYLE = Path(__file__).with_name("page.css")
-_ROW, _NAME, _WIDTH, _NUMBER = 26, 150, 640, 150
 
 
 def page_of(content: Mapping[str, Any]) -> str:
@@ -110,17 +109,15 @@ def _wanted(content: Mapping[str, Any]) -> str:
          f"{_said(goal['reached'])} of {_said(goal['wanted'])}", "bar")
         for goal in content["goals"]
     ]  # fmt: skip
-    return _bars(bars, name=330)
+    return _bars(bars)
 
 
 def _cases(content: Mapping[str, Any]) -> str:
     layers = {name: layer for name, layer in content["layers"].items() if layer["cases"]}
     most = max((math.log10(1 + layer["cases"]) for layer in layers.values()), default=1.0)
     return _bars(
-        [
-            (name, math.log10(1 + layer["cases"]) / most, _main(layer), "bar")
-            for name, layer in layers.items()
-        ]
+        (name, math.log10(1 + layer["cases"]) / most, _main(layer), "bar")
+        for name, layer in layers.items()
     )
 
 
@@ -197,23 +194,17 @@ def _marked(text: str) -> str:
     return f"<span class='{kind}'>{escape(text)}</span>" if kind else escape(text)
 
 
-def _bars(bars: Sequence[tuple[str, float, str, str]], name: int = _NAME) -> str:
+def _bars(bars: Iterable[tuple[str, float, str, str]]) -> str:
     """Return a figure of horizontal bars: name, share of the full length, number, kind."""
-    if not bars:
-        return ""
-    length = _WIDTH + _NAME - name
-    rows: list[str] = []
-    for number, (words, share, said, kind) in enumerate(bars):
-        top = number * _ROW
-        rows.append(
-            f"<text x='0' y='{top + 17}'>{escape(words)}</text>"
-            f"<rect class='track' x='{name}' y='{top + 5}' width='{length}' height='16' rx='3'/>"
-            f"<rect class='{kind}' x='{name}' y='{top + 5}' height='16' rx='3' "
-            f"width='{max(2.0, length * min(1.0, share)):.1f}'/>"
-            f"<text class='soft' x='{name + length + 8}' y='{top + 17}'>{escape(said)}</text>"
-        )
-    width, height = name + length + _NUMBER, len(bars) * _ROW
-    return f"<svg role='img' viewBox='0 0 {width} {height}'>{''.join(rows)}</svg>"
+    rows = [
+        f"<div class='row'><span>{escape(words)}</span>"
+        "<svg viewBox='0 0 100 10' preserveAspectRatio='none' aria-hidden='true'>"
+        "<rect class='track' width='100' height='10'/>"
+        f"<rect class='{kind}' width='{max(0.4, 100 * min(1.0, share)):.1f}' height='10'/></svg>"
+        f"<span class='soft'>{escape(said)}</span></div>"
+        for words, share, said, kind in bars
+    ]
+    return f"<div class='bars'>{''.join(rows)}</div>" if rows else ""
 
 
 def _said(number: object) -> str:

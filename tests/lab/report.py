@@ -127,13 +127,13 @@ def figures(run: Run) -> Iterator[Figure]:
             yield Figure(what, least, counts[what], counts[what] >= least)
     instances = "two and three" if wish.nightly else "two"
     complete = {
-        "errors": "every call to the disk failed in every way",
+        "errors": "every call to the disk failing in every way",
         "schedules": f"every order of {instances} instances",
         "model": "every state of the protocol",
     }
     for layer, what in complete.items():
         if found := run.layers.get(layer):
-            yield Figure(f"{what}: parts", found.jobs, found.done - found.broken, found.complete)
+            yield Figure(f"parts of {what}", found.jobs, found.done - found.broken, found.complete)
     if plants := run.total.planted:
         hits = sum(plant.found for plant in plants.values())
         yield Figure("planted bugs found", len(plants), hits, hits == len(plants))
@@ -204,9 +204,9 @@ def headline(content: Mapping[str, Any]) -> str:
 
 def _shortcoming(content: Mapping[str, Any]) -> str:
     reasons = [
-        (content["lost"], f"{content['lost']} cases lost something acknowledged"),
-        (content["unnoticed"], f"{content['unnoticed']} cases were not as promised"),
-        (content["broken"], f"{content['broken']} jobs did not end as they should"),
+        (content["lost"], f"something acknowledged was lost in {content['lost']}"),
+        (content["unnoticed"], f"not as promised: {content['unnoticed']}"),
+        (content["broken"], f"jobs that did not end as they should: {content['broken']}"),
         (content["ended"], f"the run ended early: {content['ended']}"),
     ]
     said = [words for bad, words in reasons if bad]
