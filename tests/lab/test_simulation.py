@@ -9,37 +9,13 @@ from multiprocessing import get_context
 import pytest
 
 from holdfast.testing.simulation import Campaign, campaign, simulate
-from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
+from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND, SOMETIMES
 
 pytestmark = pytest.mark.lab
 
 SEEDS = int(os.environ.get("HOLDFAST_SEEDS", "1000"))
 FIRST = int(os.environ.get("HOLDFAST_SEED", "1"))
 CHUNK = 50
-# Rare states; a campaign that does not reach one of them tests less than it says.
-SOMETIMES = (
-    "cancelled",
-    "clock was set",
-    "conflict retried",
-    "follower was shown another process's event",
-    "follower went on after a kill",
-    "froze",
-    "granted to the next",
-    "killed at an await",
-    "killed at commit.answered",
-    "killed at commit.begun",
-    "killed at commit.committed",
-    "killed at commit.written",
-    "opened again after all were closed",
-    "opened again after all were killed",
-    "lease was held",
-    "refused while another process writes",
-    "renewed",
-    "stale owner got lease_expired",
-    "stale owner got stale_generation",
-    "unknown outcome resolved absent",
-    "unknown outcome resolved committed",
-)
 
 
 def test_seeds_break_no_promise_and_reach_rare_states() -> None:
