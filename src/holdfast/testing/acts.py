@@ -6,6 +6,7 @@ cut may leave. Names are relative to the recorded folder; a name says which file
 that point of the recording, so an act on a file comes after the act that gave it the name.
 """
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -115,10 +116,11 @@ class Recording(msgspec.Struct):
 def read_image(folder: Path) -> dict[str, bytes]:
     """Return what a folder holds, by name; a name that ends in `/` is a folder."""
     image: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.is_dir():
-            image[name + "/"] = b""
-        elif not name.endswith("-shm"):
-            image[name] = path.read_bytes()
-    return image
+    above = len(str(folder)) + 1
+    for root, folders, names in os.walk(folder):
+        image |= {f"{root}/{name}/"[above:]: b"" for name in folders}
+        for name in names:
+            if not name.endswith("-shm"):
+                with open(f"{root}/{name}", "rb", buffering=0) as file:  # noqa: PTH123
+                    image[file.name[above:]] = file.read()
+    return dict(sorted(image.items()))

@@ -21,6 +21,7 @@ import tempfile
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
@@ -111,9 +112,15 @@ def images(cut: Cut, seed: int, breadth: Breadth = _BREADTH) -> Iterator[CrashIm
 def _digest(files: Image) -> bytes:
     hasher = blake2b(digest_size=16)
     for name, content in files.items():
-        hasher.update(f"{name}\0{len(content)}\0".encode())
-        hasher.update(content)
+        hasher.update(f"{name}\0".encode())
+        hasher.update(_digest_of_content(content))
     return hasher.digest()
+
+
+@lru_cache(maxsize=16)
+def _digest_of_content(content: bytes) -> bytes:
+    """Return the digest of one content; of the images of a cut, most files are the same."""
+    return blake2b(content, digest_size=16).digest()
 
 
 _Family = tuple[str, Choice, Garbage]
@@ -211,11 +218,14 @@ def write_image(image: Image, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty; write the image into a folder of its own")
+    # Tens of thousands of images are laid, so this goes to the system directly.
     for name, content in sorted(image.items()):
+        path = f"{folder}/{name}"
         if name.endswith("/"):
-            (folder / name).mkdir(mode=0o700)
-        else:
-            (folder / name).write_bytes(content)
+            os.mkdir(path, 0o700)  # noqa: PTH102
+            continue
+        with open(path, "xb") as file:  # noqa: PTH123
+            file.write(content)
 
 
 class Scratch:

@@ -20,7 +20,7 @@ from holdfast.store.port import Driver, Opened
 from holdfast.store.reader import Reader
 from holdfast.testing.workload import content_of
 
-__all__ = ["Found", "Tally", "UnsoundError", "content", "examine", "promised"]
+__all__ = ["Found", "Tally", "UnsoundError", "content", "examine", "promised", "recover"]
 
 
 class UnsoundError(Exception):
@@ -98,6 +98,17 @@ def examine(connect: Callable[[], Driver], *, thorough: bool = True) -> Found:
         return _examine(connect, thorough)
     except (HoldfastError, UnsoundError) as error:
         return Found(wrong=f"{type(error).__name__}: {error}")
+
+
+def recover(connect: Callable[[], Driver]) -> Found:
+    """Open a store after an accident and close it cleanly; nothing is read."""
+    driver = connect()
+    try:
+        opened = driver.open()
+    except HoldfastError as error:
+        return Found(wrong=f"{type(error).__name__}: {error}")
+    driver.close()
+    return Found(store_id=opened.store_id.hex(), epoch=opened.epoch)
 
 
 def _examine(connect: Callable[[], Driver], thorough: bool) -> Found:
