@@ -52,9 +52,9 @@ def main() -> int:
         print("\n".join(again.failures) or "as promised")
         return int(bool(again.failures))
     run = Run(wish_of(asked), datetime.now(UTC), command_of(asked))
+    BUILD.mkdir(exist_ok=True)
     lead(run, asked)
     content = contents(run, LAYERS)
-    BUILD.mkdir(exist_ok=True)
     (BUILD / "lab.json").write_text(json.dumps(content, indent=2) + "\n")
     (BUILD / "lab.html").write_text(page_of(content))
     print(f"\n{text_of(content)}\nreport in {BUILD / 'lab.json'} and {BUILD / 'lab.html'}")
@@ -128,7 +128,8 @@ def lead(run: Run, asked: argparse.Namespace) -> None:
     said = began
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with closing(work_off(plan.more, workers=asked.workers, limit=limit)) as working:
+        crew = work_off(plan.more, workers=asked.workers, limit=limit, log=BUILD / "lab.log")
+        with closing(crew) as working:
             for done in working:
                 if done:
                     plan.take(done)

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from holdfast.testing.server import PostgresUnavailableError
 from tests.lab.layers import Job, Outcome
@@ -72,9 +73,9 @@ class Done:
 class _Worker:
     """A process that does one job after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, log: str) -> None:
         self._pipe, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
+        self._process = _SPAWN.Process(target=_work, args=(theirs, log), daemon=True)
         self._process.start()
         theirs.close()
         self.task: Task | None = None
@@ -130,6 +131,7 @@ def work_off(
     *,
     workers: int,
     limit: float,
+    log: Path,
 ) -> Iterator[Done | None]:
     """
     Do jobs until there are no more; give each when it is over, and None every second.
@@ -138,8 +140,10 @@ def work_off(
         more: gives the next job, or None if there is none.
         workers: how many at a time.
         limit: seconds after which a job is cut off.
+        log: takes what the jobs, and what they start, write as errors.
     """
-    crew = [_Worker() for _ in range(workers)]
+    log.write_bytes(b"")
+    crew = [_Worker(str(log)) for _ in range(workers)]
     try:
         while True:
             for worker in crew:
@@ -156,7 +160,7 @@ def work_off(
                 worker.task = None
                 if not worker.alive:
                     worker.end()
-                    crew[crew.index(worker)] = _Worker()
+                    crew[crew.index(worker)] = _Worker(str(log))
                 yield done
             yield None
     finally:
@@ -174,9 +178,11 @@ def _cut_off(worker: _Worker, limit: float) -> Done | None:
     return Done(worker.task, broken=f"cut off after {seconds:.0f} s", seconds=seconds)
 
 
-def _work(pipe: Connection) -> None:
+def _work(pipe: Connection, log: str) -> None:
     """Do jobs as they come, in a process of its own."""
     os.setsid()
+    with Path(log).open("ab") as errors:
+        os.dup2(errors.fileno(), sys.stderr.fileno())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with suppress(EOFError, BrokenPipeError):
         while True:

@@ -57,7 +57,7 @@ def spoil_layer(name: str, **fields: Any) -> Callable[[Run], None]:
 
 def break_job(run: Run) -> None:
     """Have a job that did not end as it should."""
-    run.layers["schedules"].broken = 1
+    run.layers["storms"].broken = 1
 
 
 def stop(run: Run) -> None:
@@ -168,7 +168,8 @@ def die() -> Outcome:
 
 
 def fail() -> Outcome:
-    """Raise what nobody expects."""
+    """Say something and raise what nobody expects."""
+    sys.stderr.write("said by a job")
     raise RuntimeError("nobody expects this")
 
 
@@ -228,6 +229,7 @@ def test_a_job_that_hangs_dies_or_fails_is_a_failure_and_the_others_go_on(
     reasons = sorted(failure.partition("; replay")[0] for failure in content["failures"])
     expected = ["RuntimeError: nobody expects this", "cut off after ", "its process ended (3)"]
     assert all(map(str.startswith, reasons, expected)), reasons
+    assert "said by a job" in Path("build/lab.log").read_text()
 
 
 def test_a_run_that_is_interrupted_reports_what_it_found_so_far(ran: Ran) -> None:
