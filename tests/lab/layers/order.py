@@ -57,7 +57,7 @@ def simulate_all(seeds: range) -> Outcome:
     """Run seeds of the simulation, and count what has to be reached, also what was not."""
     run = campaign(seeds)
     failures = [
-        f"{broken}; again: --only simulation --simulate {seed}"
+        f"{broken}; replay: python -m tests.lab --only simulation --simulate {seed}"
         for seed, broken in run.broken.items()
     ]
     reached = Counter({state: run.reached[state] for state in SOMETIMES})
