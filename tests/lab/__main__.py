@@ -94,7 +94,8 @@ def replay(asked: argparse.Namespace) -> Outcome | None:
     if asked.simulate is not None:
         return replay_seed(asked.simulate)
     if asked.cut is not None:
-        return replay_power(asked.seed, asked.case, asked.cut, asked.family)
+        layer = asked.only or "power"
+        return replay_power(layer, asked.seed, asked.case, asked.cut, asked.family)
     if asked.kill is not None:
         return replay_kill(asked.kill, on_postgres=asked.store == "postgresql")
     if asked.damage is not None:

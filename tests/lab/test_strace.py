@@ -6,6 +6,7 @@ the syncs of folders, and the small files beside the database.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from holdfast.testing.acts import FolderSynced, Noted, Removed, Synced, Written
 from holdfast.testing.strace import parse
 from tests.lab import traced
+from tests.lab.layers.power import cut_traced
 
 pytestmark = pytest.mark.lab
 
@@ -37,6 +39,39 @@ def test_a_store_on_real_files_loses_nothing_to_a_power_cut(case: str) -> None:
     print(tally)
     assert tally.clean, "\n".join(tally.failures)
     assert tally.images >= 250
+
+
+def test_a_failure_is_repeated_by_its_command() -> None:
+    """X9. Recorded again, a workload makes the same calls, so its cuts are the same moments."""
+    first, again = (
+        [
+            (type(act), getattr(act, "name", ""), getattr(act, "start", 0))
+            for act in traced.Traced(traced.SEED, "sectors").recording.acts
+        ]
+        for _ in range(2)
+    )
+    assert first == again
+    layer = traced.Traced(traced.SEED, "sectors", "synchronous-normal")
+    layer.survey(first=layer.behind(0.5), enough=1)
+    (evidence,) = layer.kept
+    assert "--only calls --case sectors" in evidence.replay
+    words = shlex.split(evidence.replay)
+    cut, family = int(words[words.index("--cut") + 1]), words[words.index("--family") + 1]
+    same = traced.Traced(traced.SEED, "sectors", "synchronous-normal")
+    same.survey(only_cut=cut, family=family)
+    assert any(one.files.keys() == evidence.files.keys() for one in same.kept)
+
+
+def test_a_missing_strace_is_an_error_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No silent skip: at home the report has a line that says so."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CI", raising=False)
+    at_home = cut_traced(traced.SEED, "blocks", 10)
+    monkeypatch.setenv("CI", "1")
+    in_ci = cut_traced(traced.SEED, "blocks", 10)
+    assert "strace" in at_home.notes[0]
+    assert not at_home.failures
+    assert "strace" in in_ci.failures[0]
 
 
 def test_a_store_that_syncs_rarely_is_convicted() -> None:

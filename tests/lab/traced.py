@@ -55,9 +55,8 @@ def survey(
         most: stop after so many images; 0 for no limit.
         enough: stop after so many failures; 0 for no limit.
     """
-    layer = _Traced(seed, case, plant)
-    begin = int(first * len(layer.recording.acts))
-    return layer.survey(first=begin, most=most, enough=enough)
+    layer = Traced(seed, case, plant)
+    return layer.survey(first=layer.behind(first), most=most, enough=enough)
 
 
 def small_files(folder: Path, what: str, plant: str = "") -> tuple[int, int]:
@@ -83,12 +82,18 @@ def small_files(folder: Path, what: str, plant: str = "") -> tuple[int, int]:
     return bad, number
 
 
-class _Traced(PowerLoss):
+class Traced(PowerLoss):
     """A workload that is recorded from outside."""
+
+    layer = "calls"
 
     def __init__(self, seed: int, case: str, plant: str = "") -> None:
         self._plant = plant
         super().__init__(seed, case, _BREADTH)
+
+    def behind(self, share: float) -> int:
+        """Return how many acts a share of the recording has."""
+        return int(share * len(self.recording.acts))
 
     def _record(self) -> Recording:
         with Scratch() as scratch:
@@ -113,7 +118,7 @@ class _Run(PowerLoss):
         """Run what comes before the recording, or what is recorded."""
         clock, skip = ManualClock(), CASES[self.name].skip
         life = "skipped" if before else "recorded"
-        connect = self._connector(folder, life, clock=clock)
+        connect = self._connect(folder, life, clock=clock)
         if before:
             perform(self._steps[:skip], connect, clock, lambda _: None)
         else:

@@ -18,12 +18,15 @@ the same main file, byte for byte, and a mark that says the same. The rest is as
 and of every eighth image all the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import shlex
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import ClassVar, Literal, NamedTuple
 
 import apsw
+import msgspec
 
 from holdfast.core.errors import HoldfastError
 from holdfast.core.failpoint import Failpoints
@@ -41,6 +44,7 @@ from holdfast.testing.images import (
     Breadth,
     CrashImage,
     Cut,
+    Image,
     Scratch,
     cut_at,
     cuts,
@@ -49,13 +53,27 @@ from holdfast.testing.images import (
 from holdfast.testing.judge import Found, Tally, examine, promised, recover
 from holdfast.testing.workload import perform, states_of, steps_of
 
-__all__ = ["BREADTH", "CASES", "NAME", "Case", "LeanFiles", "PowerLoss"]
+__all__ = [
+    "BREADTH",
+    "CASES",
+    "NAME",
+    "NESTED_BREADTH",
+    "Case",
+    "Evidence",
+    "LeanFiles",
+    "PowerLoss",
+    "connector",
+    "cuts_during_recovery",
+    "wrong_with",
+]
 
 NAME = "a.db"
 BREADTH = Breadth(prefixes=2, sectors=2, mixtures=3, garbage=2)
 _AGAIN = 8
 _NOT_READ = ("-holdfast/gate", "-holdfast/life", "-holdfast/ballast")
-_NESTED_BREADTH = Breadth(prefixes=2, sectors=1, mixtures=2, garbage=1)
+NESTED_BREADTH = Breadth(prefixes=2, sectors=1, mixtures=2, garbage=1)
+_NESTED_CUTS = 6
+_KEPT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +127,104 @@ class _LeanSystemFiles(SystemFiles):
         super().replace(path, data[:64] if path.name == "ballast" else data)
 
 
+class Evidence(msgspec.Struct, frozen=True):
+    """
+    An image that was not as promised, and what had been promised of it.
+
+    Attributes:
+        what: what was wrong with it.
+        replay: the command that makes it anew.
+        seed: decides the ids of those who open it.
+        case: kind of workload and disk.
+        files: the image.
+        expected: `sound`, `refused` by the guard, or `named` as damage by whoever looks.
+        allowed: contents it may hold, as digests, if it has to be sound.
+        store_id: the store it was known to be, hexadecimal; empty if none was open yet.
+        epoch: number of the last opening that was known.
+        again: whether the power is cut again at every moment of its recovery.
+    """
+
+    what: str
+    replay: str
+    seed: int
+    case: Case
+    files: dict[str, bytes]
+    expected: Literal["sound", "refused", "named"] = "sound"
+    allowed: tuple[bytes, ...] = ()
+    store_id: str = ""
+    epoch: int = 0
+    again: bool = False
+
+
+def connector(
+    case: Case,
+    seed: int,
+    folder: Path,
+    life: str,
+    disk: Disk | None = None,
+    clock: ManualClock | None = None,
+) -> Callable[[], SqliteDriver]:
+    """
+    Return what makes a driver on a folder.
+
+    Args:
+        case: decides the options.
+        seed: with `life` it decides the ids.
+        folder: where the store is.
+        life: which of several openings this is.
+        disk: records what is done, if given.
+        clock: the clock; one that stands behind the last step if not given.
+    """
+    world = World(
+        clock=clock or ManualClock(float(case.steps)),
+        ids=Ids(Random(f"{life}/{seed}").randbytes),
+        vfs=disk.vfs if disk else "",
+        files=LeanFiles(disk) if disk else _LeanSystemFiles(Failpoints()),
+    )
+    options = Options(
+        checkpoint_pages=case.checkpoint_pages,
+        strict=case.strict,
+        outcome_retention=case.retention,
+        readers=1,
+    )
+    return lambda: SqliteDriver(folder / NAME, options, world)
+
+
+def cuts_during_recovery(case: Case, seed: int, image: Image, scratch: Scratch) -> list[Cut]:
+    """Return the cuts while an image is opened; none if it cannot be opened."""
+    folder = scratch.lay(image)
+    with Disk(folder) as disk:
+        driver = connector(case, seed, folder, "nested", disk)()
+        try:
+            driver.open()
+            disk.note("recovered")
+        except HoldfastError:
+            return []
+        finally:
+            driver.close()
+    found: list[Cut] = []
+    for cut in cuts(disk.recording, sector_bytes=case.sector_bytes):
+        found.append(cut)
+        if "recovered" in cut.notes:
+            break
+    return found
+
+
+class _Places(NamedTuple):
+    first: Scratch
+    second: Scratch
+
+
 class PowerLoss:
-    """One workload, recorded, and the judgement of what power cuts leave of it."""
+    """
+    One workload, recorded, and the judgement of what power cuts leave of it.
+
+    Attributes:
+        layer: the layer of the lab that repeats a failure.
+        kept: the images of the first failures.
+    """
+
+    layer: ClassVar[str] = "power"
 
     def __init__(self, seed: int, case: str, breadth: Breadth = BREADTH) -> None:
         """
@@ -124,6 +238,7 @@ class PowerLoss:
         self.seed = seed
         self.name = case
         self.tally = Tally()
+        self.kept: list[Evidence] = []
         self._case = kind = CASES[case]
         self._breadth = breadth
         self._steps = steps_of(seed, kind.steps, small=kind.small, split=kind.skip)
@@ -162,6 +277,7 @@ class PowerLoss:
         """
         tally = self.tally
         with Scratch() as scratch, Scratch() as inner:
+            places = _Places(scratch, inner)
             for cut in self._cuts(only_cut):
                 if cut.at < first:
                     continue
@@ -169,9 +285,10 @@ class PowerLoss:
                 for image in images(cut, self.seed, self._breadth):
                     if family and image.family != family:
                         continue
-                    self._judge(cut, image, scratch)
-                    if self._rng.random() < nested:
-                        self._cut_again(cut, image, scratch, inner)
+                    self._judge(cut, image, scratch, image.family)
+                    # One at least, however few images there are.
+                    if nested and (not tally.nested or self._rng.random() < nested):
+                        self._cut_again(cut, image, nested, places)
                     failures = tally.lost + tally.unsound
                     if (most and tally.images >= most) or (enough and failures >= enough):
                         return tally
@@ -183,31 +300,36 @@ class PowerLoss:
         else:
             yield cut_at(self.recording, only, sector_bytes=self._case.sector_bytes)
 
-    def _judge(self, cut: Cut, image: CrashImage, scratch: Scratch, within: str = "") -> None:
+    def _judge(
+        self, cut: Cut, image: CrashImage, scratch: Scratch, family: str, within: str = ""
+    ) -> None:
         self.tally.images += 1
         found = self._known.get(image.digest)
         if found is None:
             found = self._known[image.digest] = self._open(image, scratch)
         acknowledged, tried, store_id, epoch = promised(cut.notes)
-        wrong = found.wrong
-        if not wrong and store_id and (found.store_id != store_id or found.epoch <= epoch):
-            wrong = f"another store, or epoch {found.epoch} after {epoch}"
-        allowed = {self._states[acknowledged], self._states[tried]}
-        if not wrong and found.content in allowed:
+        allowed = (self._states[acknowledged], self._states[tried])
+        what = wrong_with(found, allowed, store_id, epoch)
+        if not what:
             return
-        lost = not wrong and found.content in self._states[:acknowledged]
-        where = f"seed {self.seed} cut {cut.at} family {image.family!r}{within}"
+        lost = not found.wrong and found.content in self._states[:acknowledged]
+        if lost:
+            what = "acknowledged units are gone"
         replay = (
-            f"python -m tests.lab --only power --case {self.name} --seed {self.seed} "
-            f"--cut {cut.at} --family {image.family!r}"
+            f"python -m tests.lab --only {self.layer} --case {self.name} --seed {self.seed} "
+            f"--cut {cut.at} --family {shlex.quote(family)}"
         )
-        what = wrong or ("acknowledged units are gone" if lost else "no state of the workload")
+        where = f"seed {self.seed} cut {cut.at} family {family!r}{within}"
         self.tally.blame(f"{where}: {what}; replay: {replay}", lost=lost)
+        if len(self.kept) < _KEPT:
+            files = dict(image.files)
+            evidence = Evidence(what, replay, self.seed, self._case, files, allowed=allowed)
+            self.kept.append(msgspec.structs.replace(evidence, store_id=store_id, epoch=epoch))
 
     def _open(self, image: CrashImage, scratch: Scratch) -> Found:
         self.tally.opened += 1
         folder = scratch.lay(image.files)
-        opened = recover(self._connector(folder, "judge"))
+        opened = recover(self._connect(folder, "judge"))
         if opened.wrong:
             return opened
         left = _left(folder, bytes.fromhex(opened.store_id))
@@ -215,30 +337,27 @@ class PowerLoss:
         thorough = self.tally.opened % _AGAIN == 0
         if known is not None and not thorough:
             return known
-        connect = self._connector(scratch.lay(image.files), "judge")
+        connect = self._connect(scratch.lay(image.files), "judge")
         found = self._recovered[left] = examine(connect, thorough=thorough)
         if known is not None and found != known:
             return Found(wrong="a copy of the image is recovered to something else")
         return found
 
-    def _cut_again(self, cut: Cut, image: CrashImage, scratch: Scratch, inner: Scratch) -> None:
+    def _cut_again(self, cut: Cut, image: CrashImage, nested: float, places: _Places) -> None:
         """Cut the power while this image is being recovered, and judge what that leaves."""
-        folder = scratch.lay(image.files)
-        with Disk(folder) as disk:
-            driver = self._connector(folder, "nested", disk)()
-            try:
-                driver.open()
-                disk.note("recovered")
-            except HoldfastError:
-                return  # Blamed already.
-            finally:
-                driver.close()
-        for second in cuts(disk.recording, sector_bytes=self._case.sector_bytes):
-            for again in images(second, self.seed, _NESTED_BREADTH):
+        found = cuts_during_recovery(self._case, self.seed, image.files, places.first)
+        if nested < 1:
+            found = self._rng.sample(found, min(_NESTED_CUTS, len(found)))
+        for second in found:
+            for again in images(second, self.seed, NESTED_BREADTH):
                 self.tally.nested += 1
-                self._judge(cut, again, inner, f", cut again at {second.at} {again.family!r}")
-            if "recovered" in second.notes:
-                break
+                within = f", cut again at {second.at} {again.family!r}"
+                self._judge(cut, again, places.second, image.family, within)
+
+    def _connect(
+        self, folder: Path, life: str, disk: Disk | None = None, *, clock: ManualClock | None = None
+    ) -> Callable[[], Driver]:
+        return connector(self._case, self.seed, folder, life, disk, clock)
 
     def _record(self) -> Recording:
         case, clock = self._case, ManualClock()
@@ -247,31 +366,12 @@ class PowerLoss:
             if case.page_bytes != 4096:
                 _make_pages(folder / NAME, case.page_bytes)
             if case.skip:
-                connect = self._connector(folder, "skipped", clock=clock)
+                connect = self._connect(folder, "skipped", clock=clock)
                 perform(self._steps[: case.skip], connect, clock, _ignore)
             with Disk(folder) as disk:
-                connect = self._connector(folder, "recorded", disk, clock=clock)
+                connect = self._connect(folder, "recorded", disk, clock=clock)
                 perform(self._steps, connect, clock, disk.note, skip=case.skip)
         return disk.recording
-
-    def _connector(
-        self, folder: Path, life: str, disk: Disk | None = None, *, clock: ManualClock | None = None
-    ) -> Callable[[], Driver]:
-        """Return what makes a driver on a folder; ids are drawn from the seed and `life`."""
-        case = self._case
-        world = World(
-            clock=clock or ManualClock(float(case.steps)),
-            ids=Ids(Random(f"{life}/{self.seed}").randbytes),
-            vfs=disk.vfs if disk else "",
-            files=LeanFiles(disk) if disk else _LeanSystemFiles(Failpoints()),
-        )
-        options = Options(
-            checkpoint_pages=case.checkpoint_pages,
-            strict=case.strict,
-            outcome_retention=case.retention,
-            readers=1,
-        )
-        return lambda: SqliteDriver(folder / NAME, options, world)
 
 
 def _make_pages(path: Path, page_bytes: int) -> None:
@@ -280,6 +380,15 @@ def _make_pages(path: Path, page_bytes: int) -> None:
     db.pragma("page_size", page_bytes)
     db.execute("VACUUM")
     db.close()
+
+
+def wrong_with(found: Found, allowed: Collection[bytes], store_id: str, epoch: int) -> str:
+    """Return what is wrong with what was found, or an empty text."""
+    if found.wrong:
+        return found.wrong
+    if store_id and (found.store_id != store_id or found.epoch <= epoch):
+        return f"another store, or epoch {found.epoch} after {epoch}"
+    return "" if found.content in allowed else "no state of the workload"
 
 
 def _left(folder: Path, store_id: bytes) -> object:

@@ -1,13 +1,15 @@
 """Layers that cut the power: over recorded calls, over what strace sees, on real file systems."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from random import Random
 
+from holdfast.testing.evidence import keep
 from holdfast.testing.filesystem import Cuts, unavailable
 from holdfast.testing.filesystem import cut_power as cut_filesystem
-from holdfast.testing.judge import Tally
 from holdfast.testing.power import CASES, PowerLoss
 from holdfast.testing.strace import StraceUnavailableError
 from tests.lab import traced
@@ -15,6 +17,8 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 
 _IMAGES_PER_JOB = 2_500
 _TRACED_IMAGES = 1_000
+FAILED = Path("build/failed")
+CORPUS = Path("tests/lab/corpus")
 
 
 def power(wish: Wish) -> Iterator[Job]:
@@ -28,13 +32,27 @@ def power(wish: Wish) -> Iterator[Job]:
 def cut_power(seed: int, case: str, most: int) -> Outcome:
     """Cut the power over one workload, from a moment that the seed decides."""
     layer = PowerLoss(seed, case)
-    return of_power(layer.survey(first=layer.begin(), nested=0.002, most=most))
+    layer.survey(first=layer.begin(), nested=0.002, most=most)
+    return of_power(layer)
 
 
-def of_power(tally: Tally) -> Outcome:
-    """Return the outcome of a survey of images."""
+def of_power(layer: PowerLoss) -> Outcome:
+    """Return the outcome of a survey of images; those of failures are kept in files."""
+    tally = layer.tally
+    failures = [
+        f"{failure}; the image is in {keep(evidence, FAILED)}, and in {CORPUS} it is judged always"
+        for failure, evidence in zip(tally.failures, layer.kept, strict=True)
+    ]
     counts = Counter(images=tally.images, cuts=tally.cuts)
-    return Outcome(counts, tally.lost, tally.unsound, tally.failures)
+    seen = Counter(
+        {
+            f"{layer.layer}: sectors of {CASES[layer.name].sector_bytes} bytes": tally.images,
+            f"{layer.layer}: workload {layer.name!r}": tally.images,
+        }
+    )
+    if layer.layer == "power":
+        seen["power: cut during recovery"] = tally.nested
+    return Outcome(counts, tally.lost, tally.unsound, failures, reached=seen)
 
 
 def calls(wish: Wish) -> Iterator[Job]:
@@ -47,9 +65,12 @@ def calls(wish: Wish) -> Iterator[Job]:
 def cut_traced(seed: int, case: str, most: int) -> Outcome:
     """Cut the power over one workload that was recorded from outside."""
     try:
-        return of_power(traced.survey(seed, case, first=Random(seed).uniform(0, 0.8), most=most))
+        layer = traced.Traced(seed, case)
     except StraceUnavailableError as error:
-        return Outcome(notes=[f"calls: nothing was done: {error}"])
+        reason = f"calls: nothing was done: {error}"
+        return Outcome(failures=[reason]) if os.environ.get("CI") else Outcome(notes=[reason])
+    layer.survey(first=layer.behind(Random(seed).uniform(0, 0.8)), most=most)
+    return of_power(layer)
 
 
 def filesystems(wish: Wish) -> Iterator[Job]:
@@ -68,6 +89,8 @@ def shut_down(kind: str, seed: int) -> Outcome:
     return Outcome(counts, found.lost, found.unsound, found.failures)
 
 
-def replay_power(seed: int, case: str, cut: int, family: str) -> Outcome:
+def replay_power(layer: str, seed: int, case: str, cut: int, family: str) -> Outcome:
     """Judge one family of images of one cut again, and all cuts while they are recovered."""
-    return of_power(PowerLoss(seed, case).survey(only_cut=cut, family=family, nested=1.0))
+    loss = traced.Traced(seed, case) if layer == "calls" else PowerLoss(seed, case)
+    loss.survey(only_cut=cut, family=family, nested=0.0 if layer == "calls" else 1.0)
+    return of_power(loss)
