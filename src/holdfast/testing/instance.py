@@ -9,7 +9,7 @@ locks end, files are closed, and nobody writes the log home.
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -21,9 +21,10 @@ from holdfast.core.clock import StoreTime
 from holdfast.core.errors import StoreBusyError
 from holdfast.core.ids import Ids
 from holdfast.core.redaction import Redaction
+from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.runtime.runtime import Opening, Options, Runtime
-from holdfast.store.port import Changes
+from holdfast.store.port import Answers, Changes, Opened
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
 from holdfast.store.writer import Entry, Writer
@@ -32,7 +33,6 @@ from holdfast.testing.virtual import Killed, VirtualLoop
 __all__ = ["Instance", "LoopStore", "VirtualClock"]
 
 FLUSH_INTERVAL: Final = 30.0
-LOOK_MAX: Final = 1.0
 OPTIONS: Final = Options(busy_wait=0.0, readers=1)
 
 
@@ -107,7 +107,9 @@ class LoopWriter(Writer):
 class LoopStore(Store):
     """The store, with such a writer, and looking for foreign commits now and then."""
 
-    def __init__(self, driver: SqliteDriver, world: World, loop: VirtualLoop) -> None:
+    driver: "DroppableDriver"
+
+    def __init__(self, driver: "DroppableDriver", world: World, loop: VirtualLoop) -> None:
         """Take a driver that is not opened yet."""
         super().__init__(driver, OPTIONS, world)
         self.loop = loop
@@ -120,16 +122,45 @@ class LoopStore(Store):
         self._writer = writer
 
     async def wait_foreign(self, timeout: float) -> Changes:
-        """Look once, after a while."""
-        await self.loop.pause(self.loop.random.random() * LOOK_MAX)
+        """Look once, after a while; if there can be nothing new then, when the time is over."""
+        seconds = self.loop.random.random() * timeout
+        await self.loop.pause(seconds)
+        if self.driver.has_seen_all():
+            await self.loop.pause(timeout - seconds)
         return await super().wait_foreign(timeout)
 
 
 class DroppableDriver(SqliteDriver):
     """The SQLite driver, with the end that SIGKILL makes of it."""
 
+    def __init__(self, path: Path, world: World, loop: VirtualLoop) -> None:
+        """Take the loop that counts writes."""
+        super().__init__(path, OPTIONS, world)
+        self._loop = loop
+        self._seen = -1
+
+    def open(self) -> Opened:
+        """Open, which writes."""
+        self._loop.writes += 1
+        return super().open()
+
+    def commit(self, units: Sequence[Unit]) -> Answers:
+        """Commit; counted before, because it may be killed within."""
+        self._loop.writes += 1
+        return super().commit(units)
+
+    def close(self) -> None:
+        """Close, which writes."""
+        self._loop.writes += 1
+        super().close()
+
+    def has_seen_all(self) -> bool:
+        """Return whether nobody has written since it looked."""
+        return self._seen == self._loop.writes
+
     def wait_foreign(self, timeout: float) -> Changes:
         """Look once; the waiting is the loop's."""
+        self._seen = self._loop.writes
         watcher = self._watcher
         found = self._look(watcher) if watcher is not None else None
         return found or Changes()
@@ -168,7 +199,7 @@ class Instance:
         self._path = path
         self._loop = loop
         self._store = store
-        self._world = World()
+        self._world = World(clock=self.clock)
         self._opening: Opening | None = None
         self._driver: DroppableDriver | None = None
 
@@ -182,7 +213,7 @@ class Instance:
         while True:
             random = Random(self._loop.random.getrandbits(64))
             self._world = World(clock=self.clock, ids=Ids(random.randbytes))
-            self._driver = DroppableDriver(self._path, OPTIONS, self._world)
+            self._driver = DroppableDriver(self._path, self._world, self._loop)
             store = self._store(self._driver, self._world, self._loop)
             self._opening = Opening(store, FLUSH_INTERVAL, Redaction(()))
             try:

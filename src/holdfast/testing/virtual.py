@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Generator
 from concurrent.futures import Executor
 from contextlib import suppress
 from random import Random
-from typing import Any, Final, NamedTuple, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 __all__ = ["OWNER", "BrokenError", "Killed", "VirtualLoop"]
 
@@ -39,12 +39,28 @@ class Killed(BaseException):
     """Raised where an owner was killed within a callback, to leave it."""
 
 
-class _Call(NamedTuple):
-    handle: asyncio.Handle
-    run: Callable[..., object]
-    args: tuple[Any, ...]
-    context: contextvars.Context
-    owner: str
+class _Call:
+    """A callback that waits for its turn; what asyncio calls a handle."""
+
+    __slots__ = ("_cancelled", "args", "context", "owner", "run")
+
+    def __init__(
+        self,
+        run: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> None:
+        self.run = run
+        self.args = args
+        self.context = contextvars.copy_context() if context is None else context
+        self.owner = self.context.get(OWNER, "")
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -54,6 +70,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     Attributes:
         random: the only source of chance.
         stalling: whether callbacks of owners may stall.
+        writes: how often anybody may have written to what all share; who writes counts.
         steps: callbacks that ran.
         stalls: callbacks that stalled.
     """
@@ -63,6 +80,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.random = random
         self.stalling = False
+        self.writes = 0
         self.steps = 0
         self.stalls = 0
         self._now = 0.0
@@ -86,14 +104,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[Unpack[Ts]], object],
         *args: *Ts,
         context: contextvars.Context | None = None,
-    ) -> asyncio.Handle:
+    ) -> Any:
         """Run a callback among those that are ready."""
-        context = contextvars.copy_context() if context is None else context
-        handle = asyncio.Handle(callback, args, self, context)
+        call = _Call(callback, args, context)
         if not self._over:
-            owner = context.get(OWNER, "")
-            self._calls.append(_Call(handle, callback, args, context, owner))
-        return handle
+            self._calls.append(call)
+        return call
 
     call_soon_threadsafe = call_soon
 
@@ -103,14 +119,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[Unpack[Ts]], object],
         *args: *Ts,
         context: contextvars.Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         """Run a callback at a virtual time."""
-        context = contextvars.copy_context() if context is None else context
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        call = _Call(callback, args, context)
         if not self._over:
-            owner = context.get(OWNER, "")
-            self._at(when, _Call(handle, callback, args, context, owner))
-        return handle
+            self._at(when, call)
+        return call
 
     def call_later(
         self,
@@ -118,12 +132,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         callback: Callable[[Unpack[Ts]], object],
         *args: *Ts,
         context: contextvars.Context | None = None,
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         """Run a callback after some virtual time."""
         return self.call_at(self._now + delay, callback, *args, context=context)
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """Do nothing: what was cancelled is passed over when its time comes."""
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
@@ -198,10 +209,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         asyncio._set_running_loop(self)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
         try:
             task = self._begin(main, None, None)
-            while not task.done():
-                self._step()
-                if self._failure is not None:
-                    raise self._failure
+            self._go_on(task.done)
             return task.result()
         finally:
             self._end()
@@ -217,21 +225,34 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._tasks.append(task)
         return task
 
-    def _step(self) -> None:
-        if not self._calls:
-            self._pass_time()
-        calls = self._calls
-        index = int(self.random.random() * len(calls))
-        call, calls[index] = calls[index], calls[-1]
-        calls.pop()
-        if call.handle.cancelled() or call.owner in self._dead:
-            return
-        if call.owner and (until := self._held_until(call.owner)) > self._now:
-            self._at(until, call)
-            return
-        self.steps += 1
-        with suppress(Killed):
-            call.context.run(call.run, *call.args)
+    def _go_on(self, done: Callable[[], bool]) -> None:
+        """Run callbacks until something is done; the hot path of every simulation."""
+        random, calls, dead, frozen = self.random.random, self._calls, self._dead, self._frozen
+        while not done():
+            if not calls:
+                self._pass_time()
+            index = int(random() * len(calls))
+            call, calls[index] = calls[index], calls[-1]
+            calls.pop()
+            owner = call.owner
+            if call.cancelled() or owner in dead:
+                continue
+            if owner:
+                until = frozen.get(owner, 0.0)
+                if until <= self._now and self.stalling and random() < STALLED_SHARE:
+                    self.stalls += 1
+                    until = self._now + random() * STALL_MAX
+                if until > self._now:
+                    self._at(until, call)
+                    continue
+            self.steps += 1
+            # Not with `suppress`, which costs as much as a short callback.
+            try:
+                call.context.run(call.run, *call.args)
+            except Killed:
+                continue
+            if self._failure is not None:
+                raise self._failure
 
     def _pass_time(self) -> None:
         if not self._timers:
@@ -242,14 +263,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise BrokenError(f"it does not end within {SECONDS_MAX:g} virtual seconds")
         while timers and timers[0][0] <= self._now:
             self._calls.append(heapq.heappop(timers)[2])
-
-    def _held_until(self, owner: str) -> float:
-        """Return until when a callback has to wait although it is ready."""
-        until = self._frozen.get(owner, 0.0)
-        if until <= self._now and self.stalling and self.random.random() < STALLED_SHARE:
-            self.stalls += 1
-            return self._now + self.random.random() * STALL_MAX
-        return until
 
     def _at(self, when: float, call: _Call) -> None:
         self._number += 1

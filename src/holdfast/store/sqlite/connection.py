@@ -77,11 +77,13 @@ class SqliteConnection:
             key: apsw.carray(tuple(cast(list[bytes], value))) if isinstance(value, list) else value
             for key, value in parameters.items()
         }
-        with self.mapped():
-            text = self._statements[name].text
-            try:
-                return list(self.raw.execute(text, bound))
-            except UnicodeDecodeError:
+        text = self._statements[name].text
+        try:
+            return list(self.raw.execute(text, bound))
+        except apsw.Error as error:
+            raise as_store_error(self.target, error) from error
+        except UnicodeDecodeError:
+            with self.mapped():
                 return self._fetch_damaged(text, bound)
 
     def run(self, name: str, /, **parameters: Any) -> None:
@@ -120,8 +122,10 @@ class SqliteConnection:
 
     def pragma(self, name: str, value: object = None) -> Any:
         """Read or set a pragma and return what SQLite says it is."""
-        with self.mapped():
+        try:
             return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
+        except apsw.Error as error:
+            raise as_store_error(self.target, error) from error
 
     def schema(self) -> list[rows.Row]:
         """Return what SQLite keeps of every table, index and trigger, by name."""
