@@ -154,14 +154,16 @@ class Runtime:
 
     async def close(self) -> None:
         """Flush, end the background duties, release the store."""
-        await self._flusher.stop()
         try:
+            await self._flusher.stop()
             if self._store.poisoned is None and not self._store.options.read_only:
                 await self._flusher.flush()
         finally:
             self._store.driver.interrupt_wait()
-            await self._watch.stop()
-            await self._store.close()
+            try:
+                await self._watch.stop()
+            finally:
+                await self._store.close()
 
 
 class Opening:

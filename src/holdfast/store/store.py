@@ -11,6 +11,7 @@ what is committed; `outcome` answers only when the unit cannot be under way any 
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -49,39 +50,60 @@ class Store:
         self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
         self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
         self._closed = False
+        self._lock = threading.Lock()
+        self._is_open = False
+        self._abandoned = False
         self._pid = os.getpid()
 
     async def open(self) -> Opened:
         """
-        Open the driver and start the writer.
+        Open the driver and start the writer; if this is cancelled, nothing stays open.
 
         Raises:
             StoreError: the store is refused, damaged, newer, locked or unsafe.
         """
         try:
-            self.opened = await self.blocking(self.driver.open)
+            self.opened = await self.blocking(self._open)
         except BaseException:
-            self._threads.shutdown(wait=False)
+            self._abandon()
             raise
         self._writer.start()
         return self.opened
+
+    def _open(self) -> Opened:
+        opened = self.driver.open()
+        with self._lock:
+            self._is_open = True
+            abandoned = self._abandoned
+        if abandoned:
+            self.driver.close()
+        return opened
+
+    def _abandon(self) -> None:
+        """Close what was opened for nobody: here, or in the thread that is still at it."""
+        with self._lock:
+            self._abandoned = True
+            is_open = self._is_open
+        if is_open:
+            self._start(self.driver.close)
+        self._threads.shutdown(wait=False)
 
     async def close(self) -> None:
         """Commit what is queued, wake everybody who waits, release the store."""
         if self._closed:
             return
         self._closed = True
-        self.driver.interrupt_wait()
-        await self.blocking(self._writer.stop)
-        await asyncio.get_running_loop().run_in_executor(None, self._release)
-        # Only now does everybody who looks again find the store closed.
-        self.wakes.wake_all()
+        # One step, in a thread, which goes on to its end if this is cancelled.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._release))
 
     def _release(self) -> None:
-        """Let reads under way end, then close; no connection is closed while it is used."""
+        """Let commits and reads under way end, then close; no connection is closed in use."""
         self.driver.interrupt_wait()
+        self._writer.stop()
         self._threads.shutdown(wait=True)
         self.driver.close()
+        # Only now does everybody who looks again find the store closed.
+        self.wakes.wake_all()
 
     @property
     def closed(self) -> bool:

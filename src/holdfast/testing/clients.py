@@ -35,7 +35,18 @@ from holdfast.runtime.runtime import Outcome, Runtime
 from holdfast.testing.instance import LoopStore
 from holdfast.testing.virtual import BrokenError, VirtualLoop
 
-__all__ = ["LEASE", "NOTES", "WORK", "Adder", "Appender", "Client", "Follower", "Owner", "Parts"]
+__all__ = [
+    "CANCELLED_SHARE",
+    "LEASE",
+    "NOTES",
+    "WORK",
+    "Adder",
+    "Appender",
+    "Client",
+    "Follower",
+    "Owner",
+    "Parts",
+]
 
 T = TypeVar("T")
 NOTES: Final = "notes"
@@ -49,6 +60,11 @@ Note = Callable[[str], None]
 def follow(rt: Runtime, stream: str, after: int) -> AsyncIterator[RecordedEvent]:
     """Follow a stream as the product does."""
     return rt.history(stream).follow(after)
+
+
+async def ask_outcome(rt: Runtime, unit_id: bytes) -> Outcome:
+    """Ask what became of a unit whose answer was lost."""
+    return await rt.outcome(unit_id)
 
 
 async def write_fenced(rt: Runtime, token: Fence, unit: Unit, until: float) -> Committed:
@@ -65,11 +81,13 @@ class Parts:
         store: the store of each process.
         follow: how a stream is followed.
         write: how an owner writes.
+        resolve: how it is found out what became of a unit.
     """
 
     store: type[LoopStore] = LoopStore
     follow: Callable[[Runtime, str, int], AsyncIterator[RecordedEvent]] = follow
     write: Callable[[Runtime, Fence, Unit, float], Awaitable[Committed]] = write_fenced
+    resolve: Callable[[Runtime, bytes], Coroutine[Any, Any, Outcome]] = ask_outcome
 
 
 @dataclass(slots=True)
@@ -105,7 +123,7 @@ class Client:
         """Work as long as there is work, in one life of a process."""
         while True:
             if self.pending is not None:
-                await self._ask_outcome(rt)
+                await self._ask_outcome(rt, owner)
             elif self.left > 0:
                 await self.turn(rt, owner)
             else:
@@ -166,11 +184,15 @@ class Client:
             self.reached["cancelled"] += 1
             return None
 
-    async def _ask_outcome(self, rt: Runtime) -> None:
+    async def _ask_outcome(self, rt: Runtime, owner: str) -> None:
         if self.pending is None:
             return
         unit_id, number = self.pending
-        outcome = await rt.outcome(unit_id)
+        outcome = await self.ask(owner, lambda: self.parts.resolve(rt, unit_id))
+        if outcome is None:
+            return
+        if isinstance(outcome, HoldfastError):
+            raise outcome
         self.pending = None
         self.reached[f"unknown outcome resolved {outcome}"] += 1
         if outcome is Outcome.COMMITTED:
@@ -296,19 +318,33 @@ class Follower:
         ended: the stream was closed, and it was shown everything.
     """
 
-    def __init__(self, name: str, parts: Parts, note: Note, reached: Counter[str]) -> None:
-        """Take how it follows and tells."""
+    def __init__(
+        self, name: str, loop: VirtualLoop, parts: Parts, note: Note, reached: Counter[str]
+    ) -> None:
+        """Take the loop, how it follows and how it tells."""
         self.name = name
         self.seen: list[list[object]] = []
         self.ended = False
+        self._loop = loop
         self._parts = parts
         self._note = note
         self._reached = reached
 
-    async def live(self, rt: Runtime) -> None:
-        """Go on behind what was seen last."""
+    async def live(self, rt: Runtime, owner: str) -> None:
+        """Follow in one life of a process, also after being cancelled."""
         if self.seen:
             self._reached["follower went on after a kill"] += 1
+        while not self.ended:
+            task = self._loop.spawn(owner, self._follow(rt))
+            if self._loop.stalling and self._loop.random.random() < CANCELLED_SHARE:
+                self._loop.call_later(self._loop.random.random() * 3.0, task.cancel)
+            try:
+                await task
+            except asyncio.CancelledError:
+                self._reached["follower was cancelled"] += 1
+
+    async def _follow(self, rt: Runtime) -> None:
+        """Go on behind what was seen last."""
         async for event in self._parts.follow(rt, NOTES, len(self.seen)):
             if event.sequence != len(self.seen) + 1:
                 raise BrokenError(f"{self.name} was shown {event.sequence} behind {len(self.seen)}")

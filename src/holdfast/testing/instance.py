@@ -188,6 +188,7 @@ class Instance:
         clock: its clock.
         life: how often it was started.
         rt: its runtime, if it is up.
+        alone: whether nobody else had the store open when it was opened.
     """
 
     def __init__(self, name: str, path: Path, loop: VirtualLoop, store: type[LoopStore]) -> None:
@@ -196,12 +197,13 @@ class Instance:
         self.clock = VirtualClock(loop)
         self.life = 0
         self.rt: Runtime | None = None
+        self.alone = False
         self._path = path
         self._loop = loop
         self._store = store
         self._world = World(clock=self.clock)
         self._opening: Opening | None = None
-        self._driver: DroppableDriver | None = None
+        self._drivers: list[DroppableDriver] = []
 
     @property
     def owner(self) -> str:
@@ -213,29 +215,33 @@ class Instance:
         while True:
             random = Random(self._loop.random.getrandbits(64))
             self._world = World(clock=self.clock, ids=Ids(random.randbytes))
-            self._driver = DroppableDriver(self._path, self._world, self._loop)
-            store = self._store(self._driver, self._world, self._loop)
+            driver = DroppableDriver(self._path, self._world, self._loop)
+            self._drivers.append(driver)
+            store = self._store(driver, self._world, self._loop)
             self._opening = Opening(store, FLUSH_INTERVAL, Redaction(()))
             try:
                 self.rt = await self._opening.__aenter__()
             except StoreBusyError:
                 await self._loop.pause(self._loop.random.random())
                 continue
+            self.alone = store.opened is not None and store.opened.alone
             return self.rt
 
-    async def close(self) -> None:
-        """Close the store in good order."""
+    async def close(self) -> bool:
+        """Close the store in good order; return whether it was open."""
         self.rt = None
         if self._opening is not None:
             await self._opening.__aexit__(None, None, None)
+        return self._opening is not None
 
     def kill(self) -> None:
         """End this life at once."""
         self._loop.kill(self.owner)
         self.rt = None
         self.life += 1
-        if self._driver is not None:
-            self._driver.drop()
+        for driver in self._drivers:
+            driver.drop()
+        self._drivers.clear()
 
     def kill_at(self, point: str, then: Callable[[], None]) -> None:
         """While faults go on, end this life at a failpoint, and call a function soon after."""

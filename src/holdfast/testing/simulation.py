@@ -17,14 +17,15 @@ What must hold, always and at the end:
 The same seed gives the same history, byte for byte, in any process.
 """
 
+import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import apsw
 
@@ -33,12 +34,23 @@ from holdfast.core.event import RecordedEvent
 from holdfast.core.world import World
 from holdfast.runtime.runtime import Options, Runtime
 from holdfast.store.sqlite.driver import SqliteDriver
-from holdfast.testing.clients import NOTES, WORK, Adder, Appender, Client, Follower, Owner, Parts
+from holdfast.testing.clients import (
+    CANCELLED_SHARE,
+    NOTES,
+    WORK,
+    Adder,
+    Appender,
+    Client,
+    Follower,
+    Owner,
+    Parts,
+)
 from holdfast.testing.instance import Instance
 from holdfast.testing.virtual import BrokenError, VirtualLoop
 
 __all__ = ["Campaign", "History", "campaign", "simulate"]
 
+T = TypeVar("T")
 SECOND_ROUND_SHARE: Final = 0.3
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
@@ -53,6 +65,7 @@ POINTS: Final = (
 )
 VERIFIED_EVERY: Final = 16
 OPENED_SHARE: Final = 0.3
+CLOSE_CANCELLED_SHARE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +202,8 @@ class _Simulation:
         self.clients += mine
         # Two, because what they read at the same moment is read once.
         self.followers += [
-            Follower(f"{name} Follower {letter}", parts, self.note, self.reached) for letter in "ab"
+            Follower(f"{name} Follower {letter}", self.loop, parts, self.note, self.reached)
+            for letter in "ab"
         ]
 
     def note(self, what: str) -> None:
@@ -229,13 +243,28 @@ class _Simulation:
     async def _start(self, instance: Instance) -> None:
         """Open one process and let its people go on."""
         owner = instance.owner
-        rt = await self.loop.spawn(owner, instance.open())
+        rt = None
+        while rt is None:
+            rt = await self._may_be_cancelled(owner, instance.open(), CANCELLED_SHARE)
+            self.reached["opening was cancelled"] += rt is None
         self.note(f"{owner} is up")
         for client in self.of[instance.name]:
             self.loop.spawn(owner, client.live(rt, owner))
         for follower in self.followers:
             if follower.name.startswith(instance.name):
-                self.loop.spawn(owner, follower.live(rt))
+                self.loop.spawn(owner, follower.live(rt, owner))
+
+    async def _may_be_cancelled(
+        self, owner: str, work: Coroutine[Any, Any, T], share: float
+    ) -> T | None:
+        """Open or close; return None if that was cancelled at one of its awaits."""
+        task = self.loop.spawn(owner, work)
+        if self.random.random() < share:
+            self.loop.call_later(self.random.random() * 0.03, task.cancel)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            return None
 
     # Faults.
 
@@ -342,10 +371,17 @@ class _Simulation:
         for instance in self.instances:
             if killed:
                 instance.kill()
-            else:
-                await self.loop.spawn(instance.owner, instance.close())
+                continue
+            close = instance.close()
+            if await self._may_be_cancelled(instance.owner, close, CLOSE_CANCELLED_SHARE) is None:
+                self.reached["closing was cancelled"] += 1
+        # What was cancelled goes on, and ends soon.
+        await self.loop.pause(1.0)
         self.reached["opened again after all were " + ("killed" if killed else "closed")] += 1
-        return await self.instances[0].open()
+        rt = await self.instances[0].open()
+        if not self.instances[0].alone:
+            raise BrokenError("somebody still has the store open, although all were closed")
+        return rt
 
     async def _check_counter(self, rt: Runtime) -> None:
         adders = [one for one in self.clients if isinstance(one, Adder)]
