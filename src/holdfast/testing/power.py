@@ -269,7 +269,7 @@ class PowerLoss:
 
         Args:
             only_cut: judge this cut alone.
-            first: begin with the cut behind so many acts.
+            first: begin with the cut behind so many acts; those before it come last.
             family: judge this family of images alone.
             nested: share of the images in whose recovery the power is cut again.
             most: stop after so many images; 0 for no limit.
@@ -278,9 +278,7 @@ class PowerLoss:
         tally = self.tally
         with Scratch() as scratch, Scratch() as inner:
             places = _Places(scratch, inner)
-            for cut in self._cuts(only_cut):
-                if cut.at < first:
-                    continue
+            for cut in self._cuts(only_cut, first):
                 tally.cuts += 1
                 for image in images(cut, self.seed, self._breadth):
                     if family and image.family != family:
@@ -294,11 +292,15 @@ class PowerLoss:
                         return tally
         return tally
 
-    def _cuts(self, only: int | None) -> Iterator[Cut]:
-        if only is None:
-            yield from cuts(self.recording, sector_bytes=self._case.sector_bytes)
-        else:
-            yield cut_at(self.recording, only, sector_bytes=self._case.sector_bytes)
+    def _cuts(self, only: int | None, first: int) -> Iterator[Cut]:
+        sector_bytes = self._case.sector_bytes
+        if only is not None:
+            yield cut_at(self.recording, only, sector_bytes=sector_bytes)
+            return
+        for late in (True, False):
+            for cut in cuts(self.recording, sector_bytes=sector_bytes):
+                if (cut.at >= first) is late:
+                    yield cut
 
     def _judge(
         self, cut: Cut, image: CrashImage, scratch: Scratch, family: str, within: str = ""
