@@ -20,6 +20,7 @@ import pytest
 
 from tests.lab.__main__ import main
 from tests.lab.layers import LAYERS, Hunted, Layer, Outcome, Wish
+from tests.lab.mistakes import SEEDS_TO_FIND
 from tests.lab.page import page_of
 from tests.lab.report import GOALS, LayerRun, Run, contents, text_of, track_record
 
@@ -105,6 +106,18 @@ def test_what_was_not_earned_is_not_said(spoil: Callable[[Run], None]) -> None:
     assert not content["ok"]
     for shown in (page_of(content), text_of(content)):
         assert EARNED not in shown and "Not shown: " in shown
+
+
+@pytest.mark.parametrize(("seeds", "enough"), [(SEEDS_TO_FIND, True), (SEEDS_TO_FIND - 1, False)])
+def test_seeds_that_are_many_enough_have_to_reach_every_rare_state(
+    seeds: int, *, enough: bool
+) -> None:
+    """X9. Also a slice: a simulation in which nobody is ever cancelled tests less than it says."""
+    run = proven()
+    run.wish = replace(run.wish, simulations=seeds)
+    outcome = Outcome(Counter(seeds=seeds), reached=Counter({"renewed": seeds, "cancelled": 0}))
+    run.layers = {"simulation": LayerRun(jobs=2, done=2, outcome=outcome)}
+    assert contents(run, LAYERS)["ok"] is not enough
 
 
 @pytest.mark.parametrize("partly", ["one layer", "small figures"])
