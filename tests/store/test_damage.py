@@ -23,6 +23,9 @@ import holdfast
 from holdfast import Append, AtVersion, Event, PutRecord, Unit
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
+from holdfast.core.event import Head
+from holdfast.core.unit import LeaseRow, RecordRow
+from holdfast.store import rows
 from holdfast.store.port import Finding
 from holdfast.testing.acts import read_image
 from holdfast.testing.damage import IN_PLACE, Damage, Kind, draw
@@ -330,3 +333,28 @@ def test_a_damaged_blob_is_not_served(filled_url: str, change: Change) -> None:
     change("UPDATE blob SET stored = %s WHERE size < 100", (b"another blob",))
     with pytest.raises(DamagedError, match="blob"):
         run(filled_url, contents)
+
+
+WRONG_TYPES: list[tuple[str, rows.Row, Callable[[rows.Row], object]]] = [
+    ("head", rows.head_row(Head("a", 1, 2, b"d" * 16, 1, b"e" * 16, False)), rows.read_head),
+    ("record", rows.record_row(RecordRow("a", ("k",), 1, None, b"v", 1.0, 1)), rows.read_record),
+    ("lease", rows.lease_row(LeaseRow("k", 1, b"i" * 16, "h", "d", 1.0)), rows.read_lease),
+]
+
+
+@pytest.mark.parametrize("value", [None, 10**15, -1, "?"])
+@pytest.mark.parametrize(("what", "row", "read"), WRONG_TYPES, ids=["head", "record", "lease"])
+def test_a_column_of_another_type_is_damage_and_nothing_else(
+    what: str, row: rows.Row, read: Callable[[rows.Row], object], value: object
+) -> None:
+    """A6, F10. A zeroed sector turns columns into NULL, other damage turns bytes into a number;
+    found by the lab: the listing raised what is not Holdfast's."""
+    read(row[1:])  # Sound as it is; its first column only finds it.
+    for column in range(1, len(row)):
+        damaged = (*row[1:column], value, *row[column + 1 :])
+        if damaged == row[1:]:
+            continue
+        with pytest.raises(DamagedError):
+            read(damaged)
+        if what == "head":
+            assert not rows.list_head(damaged).intact

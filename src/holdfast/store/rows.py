@@ -68,9 +68,14 @@ def read_head(row: Row) -> Head:
 def list_head(row: Row) -> Listed:
     """Return a head from its columns, marked if it does not match its digest."""
     name, origin, last, last_digest, first, anchor, closed, seal = row
-    shown = bytes(name).decode(errors="replace")
-    head = Head(shown, origin, last, bytes(last_digest), first, bytes(anchor), closed == 1)
-    intact = shown.encode() == bytes(name) and closed in (0, 1) and head.seal() == bytes(seal)
+    shown = _shown(name)
+    try:
+        if not all(isinstance(number, int) for number in (origin, last, first)):
+            raise TypeError("no number where one was stored")
+        head = Head(shown, origin, last, _blob(last_digest), first, _blob(anchor), closed == 1)
+        intact = shown.encode() == name and closed in (0, 1) and head.seal() == seal
+    except (TypeError, ValueError):
+        intact, head = False, Head(shown, 0, 0, b"", 1, b"", False)
     return Listed(head, intact)
 
 
@@ -105,14 +110,14 @@ def read_record(row: Row) -> RecordRow:
     try:
         record = RecordRow(
             kind,
-            decode_key(bytes(key)),
+            decode_key(_blob(key)),
             version,
             tag,
-            None if value is None else bytes(value),
+            None if value is None else _blob(value),
             written_at,
             format_,
         )
-        intact = record.seal() == bytes(seal)
+        intact = record.seal() == seal
     except (TypeError, ValueError) as error:
         raise _damaged(f"record {kind}", _shown(key)) from error
     if not intact:
@@ -144,9 +149,9 @@ def read_lease(row: Row) -> LeaseRow:
     key, generation, incarnation, holder, domain, expires_at, seal = row
     try:
         lease = LeaseRow(
-            bytes(key).decode(), generation, bytes(incarnation), holder, domain, expires_at
+            _blob(key).decode(), generation, _blob(incarnation), holder, domain, expires_at
         )
-        intact = lease.seal() == bytes(seal)
+        intact = lease.seal() == seal
     except (TypeError, ValueError) as error:
         raise _damaged("lease", _shown(key)) from error
     if not intact:
@@ -283,6 +288,13 @@ def _check_seal(row: Row, what: str, name: str) -> None:
 
 def _damaged(what: str, name: str) -> DamagedError:
     return DamagedError(what=what, name=name, reason="stored bytes and digest differ")
+
+
+def _blob(value: object) -> bytes:
+    """Return bytes as they are; a number in their place is no length to make bytes of."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} where bytes were stored")
+    return value
 
 
 def _shown(name: object) -> str:
