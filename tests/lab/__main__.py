@@ -152,9 +152,12 @@ def show(done: Done) -> None:
 
 
 def progress(run: Run, seconds: float) -> str:
-    """Return how far a run is."""
-    parts = [f"{name} {layer.done}/{layer.jobs}" for name, layer in run.layers.items()]
-    return f"{seconds:5.0f} s  {'  '.join(parts)}  failures {len(run.total.failures)}"
+    """Return how far a run is: what is still to be done, and what went wrong so far."""
+    open_ = {name: layer for name, layer in run.layers.items() if layer.done < layer.jobs}
+    parts = [f"{name} {layer.done}/{layer.jobs}" for name, layer in open_.items()]
+    failures = sum(len(layer.outcome.failures) for layer in run.layers.values())
+    done = f"{len(run.layers) - len(open_)} of {len(run.layers)} layers done"
+    return f"{seconds:5.0f} s  {done}, failures {failures}; {', '.join(parts)}"
 
 
 if __name__ == "__main__":

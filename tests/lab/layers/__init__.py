@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 LAYERS: Mapping[str, Layer] = {
-    "power": Layer(power, seconds=10, share=30),
-    "kills": Layer(kills, seconds=10, share=15),
-    "errors": Layer(errors, seconds=20, share=5),
+    "power": Layer(power, seconds=11, share=30),
+    "kills": Layer(kills, seconds=9, share=15),
+    "errors": Layer(errors, seconds=4, share=5),
     "damages": Layer(damages, seconds=3, share=5),
-    "schedules": Layer(schedules, seconds=30),
+    "schedules": Layer(schedules, seconds=8),
     "storms": Layer(storms, seconds=25, share=5),
-    "races": Layer(races, seconds=25),
-    "calls": Layer(calls, seconds=15, share=5),
-    "filesystems": Layer(filesystems, seconds=5, share=5),
-    "model": Layer(model, seconds=20),
+    "races": Layer(races, seconds=80),
+    "calls": Layer(calls, seconds=6, share=5),
+    "filesystems": Layer(filesystems, seconds=10, share=5),
+    "model": Layer(model, seconds=5),
     "simulation": Layer(simulation, seconds=5, share=30),
-    "planted": Layer(planted, seconds=15),
+    "planted": Layer(planted, seconds=4),
 }
