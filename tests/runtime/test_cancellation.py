@@ -166,3 +166,45 @@ def test_cancelling_an_append_or_a_follower_harms_nobody_else(store_url: str) ->
                 assert [await task for task in followers[1::2]] == [events[0]] * 10
 
     asyncio.run(run())
+
+
+def test_an_opening_that_is_cancelled_leaves_nothing_open(store_url: str) -> None:
+    """F19. The thread that is still at it closes what nobody waits for any more."""
+
+    async def run() -> None:
+        world = World()
+        gate, released = Gate(world, "boot.entered"), Gate(world, "close.released")
+        opening: asyncio.Task[object] = asyncio.create_task(
+            holdfast.open(store_url, world=world).__aenter__()
+        )
+        await gate.reached()
+        await cancel(opening)
+        gate.open()
+        await released.reached()
+        released.open()
+        async with holdfast.open(store_url) as rt:
+            await rt.commit(unit(rt))
+
+    asyncio.run(run())
+
+
+def test_a_closing_that_is_cancelled_goes_on_to_its_end(store_url: str) -> None:
+    """F19. Also what is being committed then is committed, and nothing stays open."""
+
+    async def run() -> None:
+        world = World()
+        gate, released = Gate(world, "commit.begun"), Gate(world, "close.released")
+        rt = await holdfast.open(store_url, world=world).__aenter__()
+        committing = asyncio.create_task(rt.commit(unit(rt)))
+        await gate.reached()
+        closing: asyncio.Task[object] = asyncio.create_task(rt._store.close())
+        await asyncio.sleep(0)
+        assert rt._store.closed and not closing.done()
+        await cancel(closing)
+        gate.open()
+        await committing
+        await released.reached()
+        released.open()
+        await rt.close()
+
+    asyncio.run(run())
