@@ -9,6 +9,7 @@ skipped with the reason at home and are errors in CI.
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ hypothesis.settings.load_profile("ci")
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Draw Hypothesis's seed here, so that it is known, printed and the same for all workers."""
+    # A shell starts a job in the background with SIGINT ignored, and our children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if getattr(config.option, "hypothesis_seed", None) is None:
         config.option.hypothesis_seed = str(secrets.randbelow(2**32))
 
