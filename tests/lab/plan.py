@@ -7,6 +7,7 @@ farthest behind its share of the time is next, and when its jobs are used up it 
 made with another seed, until its goal is reached or the night is over.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,6 @@ from tests.lab.layers import LAYERS, Wish
 from tests.lab.report import FULL, GOALS, LayerRun, Run
 
 SMALLER = ("images", "kills", "damages", "simulations")
-_GOAL_OF = {"power": "images", "simulation": "seeds", "kills": "kills", "damages": "damages"}
 # Between the seeds of two rounds: more than the jobs of a round count on from theirs.
 _ROUND = 1_000_003
 
@@ -91,9 +91,9 @@ class Plan:
         turn = self._turns[name]
         if not turn.tasks and turn.barren:
             return True
-        what = _GOAL_OF.get(name)
-        # A round that has begun for the first time is done in any case.
-        return bool(what and turn.rounds > 1 and self._run.total.counts[what] >= GOALS[what])
+        what, goal = GOALS.get(name, ("", math.inf))
+        # The first round is done in any case.
+        return turn.rounds > 1 and self._run.total.counts[what] >= goal
 
     def _go_round(self, name: str) -> None:
         turn = self._turns[name]
