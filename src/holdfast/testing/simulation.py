@@ -51,10 +51,10 @@ from holdfast.testing.virtual import BrokenError, VirtualLoop
 __all__ = ["Campaign", "History", "campaign", "simulate"]
 
 T = TypeVar("T")
-SECOND_ROUND_SHARE: Final = 0.3
+SECOND_ROUND_SHARE: Final = 0.1
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
-ROUND_SECONDS: Final = 5.0
+ROUND_SECONDS: Final = 4.0
 POINTS: Final = (
     "commit.begun",
     "commit.decided",
@@ -181,7 +181,7 @@ class _Simulation:
         self.path = path
         self.reached: Counter[str] = Counter()
         self.lines: list[str] = []
-        count = 2 + (self.random.random() < 0.25)
+        count = 2 + (self.random.random() < 0.15)
         self.instances = [
             Instance(f"p{number}", path, self.loop, parts.store) for number in range(count)
         ]
@@ -231,7 +231,7 @@ class _Simulation:
         for number in range(1 + (self.random.random() < SECOND_ROUND_SHARE)):
             self.note(f"round {number}")
             for client in self.clients:
-                client.employ(1 + int(self.random.random() * 3))
+                client.employ(1 + int(self.random.random() * 2))
             self.loop.stalling = True
             await self._faults()
             self.loop.stalling = False
