@@ -19,7 +19,7 @@ from typing import Protocol
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.event import Event
+from holdfast.core.event import Event, damaged_event
 from holdfast.core.ids import Ids
 from holdfast.core.unit import (
     Append,
@@ -236,6 +236,8 @@ def _parts(reader: Reader) -> Iterator[object]:
         after = head.first_sequence - 1
         while after < head.last_sequence:
             _, page = reader.events(head.name, after, PAGE_ROWS)
+            if not page:  # Listed, but not found by its name.
+                raise damaged_event(head.name, after + 1, "the event is missing")
             for event in page:
                 yield event.sequence, event.type, event.payload, event.meta
             after += len(page)
