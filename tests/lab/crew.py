@@ -78,7 +78,10 @@ class _Worker:
         self._process = _SPAWN.Process(target=_work, args=(theirs, log), daemon=True)
         self._process.start()
         theirs.close()
+        assert self._process.pid is not None
+        self._number = self._process.pid
         self.task: Task | None = None
+        self.over = False
         self._began = 0.0
 
     @property
@@ -100,7 +103,7 @@ class _Worker:
         try:
             said = self._pipe.recv()
         except EOFError:
-            self._process.join()
+            self.end()
             ended = self._process.exitcode
             return Done(self.task, broken=f"its process ended ({ended})", seconds=self.seconds)
         if said is None:
@@ -109,20 +112,21 @@ class _Worker:
         outcome, broken, cpu_seconds = said
         return Done(self.task, outcome, broken, self.seconds, cpu_seconds)
 
-    @property
-    def alive(self) -> bool:
-        return self._process.is_alive()
-
     def ask_to_end(self) -> None:
         self._pipe.close()
         self._process.terminate()
 
     def end(self) -> None:
         """End the process and all that it started."""
+        if self.over:
+            return
+        self.over = True
         self.ask_to_end()
-        self._process.join(_GRACE)
+        wait([self._process.sentinel], _GRACE)
+        # Not reaped yet, so its number cannot be given to another group meanwhile.
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid or 0, signal.SIGKILL)
+            os.killpg(self._number, signal.SIGKILL)
+        self._process.kill()
         self._process.join()
 
 
@@ -158,8 +162,7 @@ def work_off(
                 if done is None:
                     continue
                 worker.task = None
-                if not worker.alive:
-                    worker.end()
+                if worker.over:
                     crew[crew.index(worker)] = _Worker(str(log))
                 yield done
             yield None
