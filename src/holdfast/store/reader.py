@@ -173,11 +173,26 @@ class Reader:
         return "forgotten" if trimmed > after else "absent"
 
     def pages(self, name: str, behind: Callable[[rows.Row | None], Cursor]) -> Iterator[rows.Row]:
-        """Yield all rows of a scan, page by page; `behind` names the place behind a row."""
-        page: list[rows.Row] = self.fetch(name, **behind(None), limit=PAGE_ROWS)
-        while page:
+        """
+        Yield all rows of a scan, page by page; `behind` names the place behind a row.
+
+        Raises:
+            DamagedError: a row is not what its index says, so the scan came to a place for the
+                second time and would never end.
+        """
+        cursor = behind(None)
+        visited: set[tuple[Any, ...]] = set()
+        while page := self.fetch(name, **cursor, limit=PAGE_ROWS):
             yield from page
-            page = self.fetch(name, **behind(page[-1]), limit=PAGE_ROWS)
+            if len(page) < PAGE_ROWS:
+                return
+            cursor = behind(page[-1])
+            place = tuple(cursor.values())
+            if place in visited:
+                raise DamagedError(
+                    what="index", name=name, reason="leads back to where the scan has been"
+                )
+            visited.add(place)
 
 
 def intact_part(
