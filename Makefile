@@ -6,6 +6,8 @@ SHELL = /bin/sh
 BIN = .venv/bin
 STAMP = .venv/.stamp
 JOBS ?= 2
+# What CI runs is the same each time; `make lab` and the nights draw new seeds.
+LAB_SEED ?= 1
 
 # A name may exist and not run (a version manager's shim), or run without venv (a bare system).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
@@ -26,14 +28,15 @@ demo: $(STAMP) ## the main job on real input with kills (DEMO_ARGS="...")
 	@echo "== demo: real input, killed again and again; nothing acknowledged may be lost"
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP) ## everything CI runs: check, all tests with a slice of the crash lab (TEST_ARGS="...")
+test: $(STAMP) ## everything CI runs: check, all tests, the crash lab (TEST_ARGS="...", LAB_ARGS="...")
 	@started=$$(date +%s); failed=; \
 	$(MAKE) -k check || failed=" check"; \
 	echo "== tests: on SQLite and PostgreSQL, $(JOBS) at a time"; \
 	$(BIN)/pytest -q -n $(JOBS) $(TEST_ARGS) || failed="$$failed tests"; \
+	$(MAKE) lab LAB_ARGS="--seed $(LAB_SEED) $(LAB_ARGS)" || failed="$$failed lab"; \
 	took=$$(( $$(date +%s) - started )); \
 	if [ -n "$$failed" ]; then echo "make test: FAILED in$$failed ($$took s)"; exit 1; fi; \
-	echo "make test: format, style, types, imports and tests are all right ($$took s)"
+	echo "make test: format, style, types, imports, tests and lab are all right ($$took s)"
 
 check: check-format check-style check-mypy check-pyright check-imports ## what needs no test run: format, style, types, import contracts
 

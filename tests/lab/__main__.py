@@ -40,7 +40,9 @@ from tests.lab.report import Run, contents, text_of
 BUILD = Path("build")
 MINUTES = 60.0
 _LIMIT, _LIMIT_AT_NIGHT = 300.0, 1_500.0
-_PROGRESS_EVERY = 10.0
+# Seconds between two lines of progress: often while one waits, then rarely.
+_PROGRESS_FIRST = 10.0
+_PROGRESS_LATER = 60.0
 
 
 def main() -> int:
@@ -135,8 +137,9 @@ def lead(run: Run, asked: argparse.Namespace) -> None:
                 if done:
                     plan.take(done)
                     show(done)
-                if time.monotonic() - said >= _PROGRESS_EVERY:
-                    said = time.monotonic()
+                now = time.monotonic()
+                if now - said >= (_PROGRESS_FIRST if now - began < 60.0 else _PROGRESS_LATER):
+                    said = now
                     print(progress(run, said - began), flush=True)
     except KeyboardInterrupt:
         run.ended = "interrupted"
@@ -152,12 +155,14 @@ def show(done: Done) -> None:
 
 
 def progress(run: Run, seconds: float) -> str:
-    """Return how far a run is: what is still to be done, and what went wrong so far."""
-    open_ = {name: layer for name, layer in run.layers.items() if layer.done < layer.jobs}
-    parts = [f"{name} {layer.done}/{layer.jobs}" for name, layer in open_.items()]
-    failures = sum(len(layer.outcome.failures) for layer in run.layers.values())
-    done = f"{len(run.layers) - len(open_)} of {len(run.layers)} layers done"
-    return f"{seconds:5.0f} s  {done}, failures {failures}; {', '.join(parts)}"
+    """Return how far a run is: jobs done, layers under way, and what went wrong so far."""
+    layers = run.layers
+    open_ = [name for name, layer in layers.items() if 0 < layer.done < layer.jobs]
+    parts = [f"{name} {layers[name].done}/{layers[name].jobs}" for name in open_]
+    failures = sum(len(layer.outcome.failures) for layer in layers.values())
+    done, jobs = (sum(getattr(one, what) for one in layers.values()) for what in ("done", "jobs"))
+    under_way = f"; under way: {', '.join(parts)}" if parts else ""
+    return f"{seconds:5.0f} s  {done} of {jobs} jobs done, failures {failures}{under_way}"
 
 
 if __name__ == "__main__":

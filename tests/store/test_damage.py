@@ -8,10 +8,12 @@ are printed; `HOLDFAST_SEED` sets one, `HOLDFAST_DAMAGES` how many are tried.
 
 import asyncio
 import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,9 +26,10 @@ from holdfast import Append, AtVersion, Event, PutRecord, Unit
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
 from holdfast.core.event import Head
-from holdfast.core.unit import LeaseRow, RecordRow
+from holdfast.core.unit import LeaseRow, PutBlob, RecordRow
 from holdfast.store import rows
 from holdfast.store.port import Finding
+from holdfast.store.reader import PAGE_ROWS
 from holdfast.testing.acts import read_image
 from holdfast.testing.damage import IN_PLACE, Damage, Kind, draw
 from holdfast.testing.images import Scratch
@@ -333,6 +336,32 @@ def test_a_damaged_blob_is_not_served(filled_url: str, change: Change) -> None:
     change("UPDATE blob SET stored = %s WHERE size < 100", (b"another blob",))
     with pytest.raises(DamagedError, match="blob"):
         run(filled_url, contents)
+
+
+def test_verify_ends_where_a_damaged_index_leads_back(tmp_path: Path) -> None:
+    """X13, F10. A key in the index that lies before its place sends the scan back; found by
+    the lab: verify asked for the same page for ever."""
+    path = tmp_path / "store.db"
+    blobs = sorted((PutBlob.of(b"%d" % number) for number in range(700)), key=lambda b: b.digest)
+
+    async def put(rt: holdfast.Runtime) -> None:
+        await rt.commit(Unit(tuple(blobs)))
+
+    run(url_of(path), put)
+    last_of_page = blobs[PAGE_ROWS - 1]
+    image = path.read_bytes()
+    # In the row its size, encoding and bytes follow; in the index it stands alone.
+    place = next(
+        found.start()
+        for found in re.finditer(re.escape(last_of_page.digest), image)
+        if b"raw" + last_of_page.stored not in image[found.end() : found.end() + 12]
+    )
+    path.write_bytes(image[:place] + bytes(32) + image[place + 32 :])
+    with opened(url_of(path)) as driver:
+        found = list(islice(driver.verify(), 10 * len(blobs)))
+    reasons = {one.reason for one in found}
+    assert "leads back to where the scan has been" in reasons
+    assert "stored bytes and digest differ" in reasons
 
 
 WRONG_TYPES: list[tuple[str, rows.Row, Callable[[rows.Row], object]]] = [
