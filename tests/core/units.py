@@ -71,7 +71,7 @@ writes = st.one_of(
     st.builds(PutRecord, st.just("k"), keys, values, st.sampled_from([None, "tag"])),
     patches,
     st.builds(DeleteRecord, st.just("k"), keys),
-    st.builds(GrantLease, leases, ttls, st.just("me")),
+    st.builds(GrantLease, leases, ttls, st.just("me"), st.sampled_from([0, 0, 0, 1, 2, 3])),
     st.builds(RenewLease, leases, generations, ttls),
     st.builds(ReleaseLease, leases, generations),
     blobs,

@@ -32,6 +32,12 @@ POINTS: Final = (
     "file.synced",
     "file.renamed",
     "file.folder_synced",
+    "presence.entered",
+    "ledger.begun",
+    "ledger.settled",
+    "rescue.taken",
+    "rescue.entry",
+    "rescue.ended",
     "close.checkpointed",
     "close.released",
 )

@@ -11,11 +11,18 @@ again, also not after a release. `(key, generation, incarnation)` is the fencing
    |   ReleaseLease    |   | end reached on the store's clock
    +-------------------+   v
    ^                    expired(g+1) -- GrantLease by anyone --> held(g+2)
+   held(g+1) -- GrantLease with over = g+1: its holder was proven dead --> held(g+2)
 
 Trust. The end of a lease only says when somebody else *may* take over; it never makes a write
 correct. Correct is what passes `check_fence` inside the writing transaction: the generation
 and the incarnation match and the end is not reached. So clocks that jump delay a takeover or
 hasten it, and the loser's writes are refused either way.
+
+Death. A grant may name the generation of a holder that was proven dead (its process is gone:
+see `store.owner`) and takes the lease before its end. The name makes this a compare-and-set: of
+many who found the same corpse one is granted, the others meet the next generation and are
+refused. A proof that was wrong does no harm to what is stored, because the owner that was
+thought dead is fenced from then on like any other that was overtaken.
 
 Time. Ends are store time: a domain and seconds in it. Another domain (the machine was booted
 since) means that the holder's process is gone, so the lease is expired.
@@ -65,11 +72,13 @@ def granted(
     Return the lease after a grant.
 
     Raises:
-        LeaseHeldError: somebody holds it and its end is not reached.
+        LeaseHeldError: somebody holds it, its end is not reached, and it is not the generation
+            whose holder was proven dead.
         InvalidValueError: the time to live is not within (0, `TTL_MAX`] seconds.
     """
     end = _end(write.ttl, now)
-    if row is not None and row.incarnation and not expired(row, now):
+    held = row is not None and row.incarnation and not expired(row, now)
+    if row is not None and held and row.generation != write.over:
         raise LeaseHeldError(
             key=write.key,
             holder=row.holder,

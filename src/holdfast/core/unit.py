@@ -105,11 +105,21 @@ class DeleteRecord(msgspec.Struct, frozen=True, tag=True):
 
 
 class GrantLease(msgspec.Struct, frozen=True, tag=True):
-    """Take a free or expired lease for `ttl` seconds; the generation grows by one."""
+    """
+    Take a lease that is free or expired for `ttl` seconds; the generation grows by one.
+
+    Attributes:
+        key: what it is the right to.
+        ttl: seconds until it expires unless renewed.
+        holder: who takes it, for error messages of others.
+        over: generation whose holder was proven dead; it is taken although its end is not
+            reached. 0 takes nothing of anybody.
+    """
 
     key: str
     ttl: float
     holder: str
+    over: int = 0
 
 
 class RenewLease(msgspec.Struct, frozen=True, tag=True):

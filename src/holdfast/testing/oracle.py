@@ -206,7 +206,8 @@ class _Work:
     def write_lease(self, part: GrantLease | RenewLease | ReleaseLease) -> None:
         held = self.state.leases.get(part.key)
         if isinstance(part, GrantLease):
-            if held is not None and held.incarnation and not self.over(held):
+            alive = held is not None and held.incarnation and not self.over(held)
+            if held is not None and alive and held.generation != part.over:
                 raise Refused("lease_held", key=part.key, generation=held.generation)
             generation = held.generation + 1 if held else 1
             after = Held(generation, self.incarnation, part.holder, self.end(part.ttl))
