@@ -313,9 +313,12 @@ def test_behind_a_damaged_record_nothing_counts_as_absent(filled_url: str, chang
     run(filled_url, look)
 
 
-def test_a_damaged_stream_is_listed_and_hides_no_other(filled_url: str, change: Change) -> None:
-    """A6. Even a damaged head is listed, and so is everything else."""
-    change("UPDATE stream SET anchor = %s WHERE name = %s", (b"?" * 16, CLOSED.encode()))
+@pytest.mark.parametrize("column", ["anchor", "id"])
+def test_a_damaged_stream_is_listed_and_hides_no_other(
+    filled_url: str, change: Change, column: str
+) -> None:
+    """A6. Even a damaged head is listed as that, and so is everything else."""
+    change(f"UPDATE stream SET {column} = %s WHERE name = %s", (b"?" * 16, CLOSED.encode()))
 
     async def look(rt: holdfast.Runtime) -> None:
         listed = {info.name: info.damaged_at for info in await rt.streams()}

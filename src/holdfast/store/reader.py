@@ -47,7 +47,11 @@ class Reader:
     def heads(self, first: bytes, until: bytes, limit: int) -> list[Listed]:
         """Return heads by name, from `first` (included) to `until` (excluded)."""
         found = self.fetch("list_heads", first=first, until=until, limit=limit)
-        return [rows.list_head(row) for row in found]
+        listed = [(row[0], rows.list_head(row[1:])) for row in found]
+        # Under another id nobody finds it by its name.
+        return [
+            Listed(one.head, one.intact and id == stream_id(one.head.name)) for id, one in listed
+        ]
 
     def events(self, stream: str, after: int, limit: int) -> tuple[Head | None, list[EventRow]]:
         """

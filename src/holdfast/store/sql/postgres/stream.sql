@@ -54,7 +54,7 @@ FROM   unnest(CAST(:id AS BYTEA[]),
 WHERE  stream.id = changed.id;
 
 -- name: list_heads
-SELECT   name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
+SELECT   id, name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
 FROM     stream
 WHERE    substring(name FROM 1 FOR 512) >= substring(CAST(:first AS BYTEA) FROM 1 FOR 512)
          AND name >= :first AND name < :until

@@ -33,7 +33,7 @@ SET    last_sequence  = excluded.last_sequence,
        digest         = excluded.digest;
 
 -- name: list_heads
-SELECT   name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
+SELECT   id, name, origin, last_sequence, last_digest, first_sequence, anchor, closed, digest
 FROM     stream
 WHERE    name >= :first AND name < :until
 ORDER BY name
