@@ -23,6 +23,7 @@ import msgspec
 from holdfast.core import codec, lease
 from holdfast.core.clock import StoreTime
 from holdfast.core.errors import (
+    DamagedError,
     EncodeError,
     HoldfastError,
     InvalidValueError,
@@ -45,6 +46,7 @@ from holdfast.core.unit import (
     Fence,
     GrantLease,
     LeaseRow,
+    MendRecord,
     PatchRecord,
     PutBlob,
     PutRecord,
@@ -58,6 +60,9 @@ from holdfast.core.unit import (
 )
 
 RecordKey = tuple[str, Key]
+# Above the version of any record that was written less than once a microsecond since 1970, with
+# room for thousands of mendings of records that are mended again.
+MENDED_VERSION: Final = 1 << 52
 _ABSENT: Final = object()
 _RAW_DICT: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 
@@ -85,6 +90,7 @@ class Needs(msgspec.Struct, frozen=True):
         streams: heads to load.
         records: records to load.
         leases: leases to load.
+        mended: which of the records may be damaged.
         anchors: (stream, sequence) of events whose digest a trim needs.
         positions: how many positions the batch may take.
     """
@@ -94,15 +100,21 @@ class Needs(msgspec.Struct, frozen=True):
     leases: set[str]
     anchors: set[tuple[str, int]]
     positions: int
+    mended: frozenset[RecordKey] = frozenset()
 
 
 class State(msgspec.Struct):
-    """What was loaded; None stands for what was looked for and is absent."""
+    """
+    What was loaded; None stands for what was looked for and is absent.
+
+    `damages` holds the records that are there, to be mended, and do not match their digest.
+    """
 
     heads: dict[str, Head | None] = {}
     records: dict[RecordKey, RecordRow | None] = {}
     leases: dict[str, LeaseRow | None] = {}
     anchors: dict[tuple[str, int], bytes] = {}
+    damages: dict[RecordKey, DamagedError] = {}
 
 
 class Decision(msgspec.Struct):
@@ -136,6 +148,7 @@ def needs(units: Sequence[Unit]) -> Needs:
     records: set[RecordKey] = set()
     leases: set[str] = set()
     anchors: set[tuple[str, int]] = set()
+    mended: set[RecordKey] = set()
     positions = 0
     for unit in units:
         for part in (*unit.expects, *unit.writes):
@@ -153,11 +166,14 @@ def needs(units: Sequence[Unit]) -> Needs:
                     anchors.add((part.stream, part.before - 1))
                 case PutRecord() | PatchRecord() | DeleteRecord() | AtVersion():
                     records.add((part.kind, part.key))
+                case MendRecord():
+                    records.add((part.kind, part.key))
+                    mended.add((part.kind, part.key))
                 case GrantLease() | RenewLease() | ReleaseLease() | Fence():
                     leases.add(part.key)
                 case PutBlob() | DeleteBlob():
                     pass
-    return Needs(streams, records, leases, anchors, positions)
+    return Needs(streams, records, leases, anchors, positions, frozenset(mended))
 
 
 def decide(
@@ -240,7 +256,12 @@ class _Batch:
 
     def _record(self, kind: str, key: Key) -> RecordRow | None:
         changed = self.decision.records.get((kind, key))
-        return changed if changed is not None else self.state.records[kind, key]
+        if changed is not None:
+            return changed
+        damage = self.state.damages.get((kind, key))
+        if damage is not None:
+            raise damage.fresh()
+        return self.state.records[kind, key]
 
     def _lease(self, key: str) -> LeaseRow | None:
         changed = self.decision.leases.get(key)
@@ -310,6 +331,8 @@ class _Batch:
                 self._put(kind, key, value, tag)
             case PatchRecord():
                 self._patch(write)
+            case MendRecord():
+                self._mend(write)
             case DeleteRecord(kind, key):
                 self._delete(kind, key)
             case GrantLease() | RenewLease() | ReleaseLease():
@@ -362,7 +385,11 @@ class _Batch:
 
     def _put(self, kind: str, key: Key, value: bytes | None, tag: str | None) -> None:
         before = self._record(kind, key)
-        version = before.version + 1 if before else 1
+        self._place(kind, key, before.version + 1 if before else 1, tag, value)
+
+    def _place(
+        self, kind: str, key: Key, version: int, tag: str | None, value: bytes | None
+    ) -> None:
         row = RecordRow(kind, key, version, tag, value, self.moment.wall)
         self._set(self.decision.records, (kind, key), row)
         self.touched.append(row)
@@ -372,6 +399,18 @@ class _Batch:
         value = patched(before.value if before else None, write)
         tag = write.tag if write.tag is not None else (before.tag if before else None)
         self._put(write.kind, write.key, value, tag)
+
+    def _mend(self, write: MendRecord) -> None:
+        kind, key = write.kind, write.key
+        if (kind, key) in self.state.damages and (kind, key) not in self.decision.records:
+            # The version of a damaged row cannot be trusted, so this counts on from the time.
+            version = int(self.moment.wall * 1000) + MENDED_VERSION
+            self._place(kind, key, version, write.tag, write.value)
+            return
+        before = self._record(kind, key)
+        if before is not None and before.value is not None:
+            raise VersionConflictError(kind=kind, key=key, expected=0, actual=before.version)
+        self._put(kind, key, write.value, write.tag)
 
     def _delete(self, kind: str, key: Key) -> None:
         before = self._record(kind, key)

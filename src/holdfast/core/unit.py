@@ -97,6 +97,20 @@ class PatchRecord(msgspec.Struct, frozen=True, tag=True):
     tag: str | None = None
 
 
+class MendRecord(msgspec.Struct, frozen=True, tag=True):
+    """
+    Write a record whole in place of one that is damaged or absent.
+
+    One that is intact is refused like an `AtVersion`, so of several who found the damage one
+    mends it. Its version goes on far above any the damaged one can have had.
+    """
+
+    kind: str
+    key: Key
+    value: bytes
+    tag: str | None = None
+
+
 class DeleteRecord(msgspec.Struct, frozen=True, tag=True):
     """Delete a record. Its version goes on counting, so a later one is never mistaken for it."""
 
@@ -191,6 +205,7 @@ Write = (
     | TrimStream
     | PutRecord
     | PatchRecord
+    | MendRecord
     | DeleteRecord
     | GrantLease
     | RenewLease
@@ -315,7 +330,7 @@ def size_bytes(unit: Unit) -> int:
                 size += len(event.payload) + len(event.meta or b"") + _EVENT_OVERHEAD_BYTES
         elif isinstance(write, PutBlob | PutSnapshot):
             size += len(write.stored)
-        elif isinstance(write, PutRecord):
+        elif isinstance(write, PutRecord | MendRecord):
             size += len(write.value)
         elif isinstance(write, PatchRecord):
             size += sum(len(value) for value in write.set.values())

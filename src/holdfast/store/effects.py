@@ -15,7 +15,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from holdfast.core.commit import Decision, Moment, Needs, State
+from holdfast.core.errors import DamagedError
 from holdfast.core.event import stream_id
+from holdfast.core.key import Key
 from holdfast.store import rows
 
 TRIM_EVERY: Final = 256
@@ -49,8 +51,16 @@ class Loading:
     def __init__(self, wanted: Needs, state: State) -> None:
         """Take what is wanted, and where it will be kept; what is absent becomes None."""
         self._state = state
+        for name in state.damages:
+            # What was not mended then is neither absent nor known.
+            if state.records.get(name) is None:
+                state.records.pop(name, None)
+        state.damages = {}
         self._heads = [name for name in wanted.streams if name not in state.heads]
-        self._records = [key for key in wanted.records if key not in state.records]
+        self._mended = sorted(wanted.mended)
+        self._records = [
+            key for key in wanted.records if key not in state.records and key not in wanted.mended
+        ]
         self._leases = [key for key in wanted.leases if key not in state.leases]
         self._anchors = sorted(wanted.anchors)
         self.queries: list[tuple[str, dict[str, Any]]] = []
@@ -61,6 +71,8 @@ class Loading:
             self._ask("lock_records", ids=ids)
         if self._leases:
             self._ask("lock_leases", ids=sorted(map(rows.lease_id, self._leases)))
+        for kind, key in self._mended:
+            self._ask("lock_records", ids=[rows.record_id(kind, key)])
         for stream, sequence in self._anchors:
             self._ask("load_anchor", id=stream_id(stream), sequence=sequence)
 
@@ -79,10 +91,23 @@ class Loading:
             leases = [rows.read_lease(row) for row in next(answers)]
             state.leases.update(dict.fromkeys(self._leases))
             state.leases.update((lease.key, lease) for lease in leases)
+        for name in self._mended:
+            self._keep_mended(name, next(answers))
         state.anchors = {}
         for anchor, answer in zip(self._anchors, answers, strict=True):
             for row in answer:
                 state.anchors[anchor] = bytes(row[0])
+
+    def _keep_mended(self, name: tuple[str, Key], found: list[rows.Row]) -> None:
+        """Keep a record that may be damaged; then it is known as that, and not as absent."""
+        self._state.records[name] = None
+        for row in found:
+            try:
+                record = rows.read_record(row)
+            except DamagedError as damage:
+                self._state.damages[name] = damage
+                continue
+            self._state.records[record.kind, record.key] = record
 
     def _ask(self, name: str, **parameters: Any) -> None:
         self.queries.append((name, parameters))
@@ -102,6 +127,10 @@ def write(connection: Connection, decision: Decision, state: State, moment: Mome
         connection.run_rows("append_events", values)
     for origin, before in decision.trims.items():
         connection.run("trim_events", origin=origin, before=before)
+    mended = sorted(rows.record_id(*name) for name in state.damages if name in decision.records)
+    if mended:
+        # Of a damaged row nothing is kept, not even the columns that an update leaves alone.
+        connection.run("drop_records", ids=mended)
     _upsert(connection, "records", rows.record_row, decision.records, state.records)
     _upsert(connection, "leases", rows.lease_row, decision.leases, state.leases)
     _write_bytes(connection, decision, moment)

@@ -14,7 +14,7 @@ This interface is for people who write a store; it may change between minor rele
 contract suite in `holdfast.testing.contract` says what is asked of an implementation.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -104,6 +104,21 @@ class Listed(msgspec.Struct, frozen=True):
     intact: bool
 
 
+class ListedRecord(msgspec.Struct, frozen=True):
+    """
+    A record as a listing finds it; one that is damaged is marked, not hidden.
+
+    Attributes:
+        row: the record; of a damaged one only what could be read.
+        intact: it matches its digest.
+        place: stored bytes of its key, behind which the listing goes on.
+    """
+
+    row: RecordRow
+    intact: bool
+    place: bytes
+
+
 class BlobRow(msgspec.Struct, frozen=True):
     """A stored blob as read, not yet unpacked."""
 
@@ -172,6 +187,10 @@ class Reads(Protocol):
         """Return records that have a value, by encoded key."""
         ...
 
+    def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
+        """Return records that have a value, by encoded key; damaged ones are marked."""
+        ...
+
     def lease(self, key: str) -> LeaseRow | None:
         """Return a lease, or None if it was never granted."""
         ...
@@ -186,9 +205,16 @@ class Reads(Protocol):
 
 
 class Driver(Protocol):
-    """A database that keeps units. Opened once, closed once."""
+    """
+    A database that keeps units. Opened once, closed once.
+
+    Attributes:
+        location: where it is, for people.
+        migrating: to be called when `open` begins to bring the schema up to date.
+    """
 
     location: str
+    migrating: Callable[[], None]
 
     def open(self) -> Opened:
         """Guard, connect, migrate, draw an incarnation."""

@@ -22,7 +22,7 @@ from holdfast.core.event import (
 from holdfast.core.key import Key
 from holdfast.core.unit import LeaseRow, RecordRow
 from holdfast.store import rows
-from holdfast.store.port import BlobRow, Listed, SnapshotRow, Verdict
+from holdfast.store.port import BlobRow, Listed, ListedRecord, SnapshotRow, Verdict
 
 Fetch = Callable[..., list[rows.Row]]
 Cursor = dict[str, Any]
@@ -149,6 +149,11 @@ class Reader:
         else:
             found = self.fetch("list_tagged", tag=tag, **bounds)
         return [rows.read_record(row) for row in found]
+
+    def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
+        """Return records that have a value, by encoded key; damaged ones are marked."""
+        found = self.fetch("list_records", kind=kind, first=first, until=until, limit=limit)
+        return [rows.list_record(row) for row in found]
 
     def lease(self, key: str) -> LeaseRow | None:
         """Return a lease, or None if it was never granted."""

@@ -17,7 +17,7 @@ from holdfast.core.event import EventRow, Head, stream_id
 from holdfast.core.ids import derived_id
 from holdfast.core.key import Key, decode_key, encode_key, encode_name
 from holdfast.core.unit import LeaseRow, PutBlob, PutSnapshot, RecordRow
-from holdfast.store.port import BlobRow, Listed, SnapshotRow
+from holdfast.store.port import BlobRow, Listed, ListedRecord, SnapshotRow
 
 Row = Sequence[Any]
 
@@ -123,6 +123,19 @@ def read_record(row: Row) -> RecordRow:
     if not intact:
         raise _damaged(f"record {kind}", repr(record.key))
     return record
+
+
+def list_record(row: Row) -> ListedRecord:
+    """Return a record from its columns, marked if it does not match its digest."""
+    place = row[1] if isinstance(row[1], bytes) else b""
+    try:
+        return ListedRecord(read_record(row), True, place)
+    except DamagedError:
+        try:
+            key = decode_key(place)
+        except ValueError:
+            key = ()
+        return ListedRecord(RecordRow(str(row[0]), key, 0, None, None, 0.0), False, place)
 
 
 def lease_row(lease: LeaseRow) -> Row:

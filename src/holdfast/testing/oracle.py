@@ -25,6 +25,7 @@ from holdfast.core.unit import (
     Expectation,
     Fence,
     GrantLease,
+    MendRecord,
     PatchRecord,
     PutBlob,
     PutRecord,
@@ -150,7 +151,7 @@ class _Work:
         match part:
             case Append() | CloseStream() | TrimStream():
                 self.write_stream(part)
-            case PutRecord() | PatchRecord() | DeleteRecord():
+            case PutRecord() | PatchRecord() | MendRecord() | DeleteRecord():
                 self.write_record(part)
             case GrantLease() | RenewLease() | ReleaseLease():
                 self.write_lease(part)
@@ -188,10 +189,13 @@ class _Work:
             line.events.append((event.type, event.payload, event.meta))
             self.told.events.append((part.stream, len(line.events), *line.events[-1]))
 
-    def write_record(self, part: PutRecord | PatchRecord | DeleteRecord) -> None:
+    def write_record(self, part: PutRecord | PatchRecord | MendRecord | DeleteRecord) -> None:
         name = (part.kind, part.key)
         before = self.state.records.get(name, Kept(0, None, None))
-        if isinstance(part, PutRecord):
+        if isinstance(part, MendRecord) and before.value is not None:
+            # Nothing is ever damaged here.
+            raise Refused("version_conflict", kind=part.kind, key=part.key, actual=before.version)
+        if isinstance(part, PutRecord | MendRecord):
             after = Kept(before.version + 1, part.tag, part.value)
         elif isinstance(part, PatchRecord):
             tag = before.tag if part.tag is None else part.tag

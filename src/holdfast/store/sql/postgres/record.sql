@@ -46,6 +46,10 @@ FROM   unnest(CAST(:id AS BYTEA[]),
        AS changed (id, kind, key, version, tag, value, written_at, format, digest)
 WHERE  record.id = changed.id;
 
+-- name: drop_records
+DELETE FROM record
+WHERE  id = ANY (CAST(:ids AS BYTEA[]));
+
 -- name: list_records
 SELECT   kind, key, version, tag, value, written_at, format, digest
 FROM     record

@@ -26,6 +26,10 @@ SET    version    = excluded.version,
        format     = excluded.format,
        digest     = excluded.digest;
 
+-- name: drop_records
+DELETE FROM record
+WHERE  id IN (SELECT value FROM carray(:ids));
+
 -- name: list_records
 SELECT   kind, key, version, tag, value, written_at, format, digest
 FROM     record
