@@ -175,6 +175,12 @@ CASES = [
         f"{P}/core/errors.py:15: GoneError: docs/errors.md has no line",
     ),
     (
+        "errors_are_documented",
+        f"{P}/core/refusal.py",
+        "class GoneError(LostError):\n    '''Gone.'''\n    code = 'gone'\n",
+        f"{P}/core/refusal.py:1: GoneError: docs/errors.md has no line",
+    ),
+    (
         "failpoints_are_exercised",
         f"{P}/core/failpoint.py",
         None,

@@ -18,6 +18,7 @@ from holdfast.core.errors import (
     StoreError,
 )
 from holdfast.core.event import Event, RecordedEvent
+from holdfast.core.ledger import ASK, REPORT, RESUME, SUSPEND, EntryState, Policy
 from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
 from holdfast.core.unit import (
     Append,
@@ -43,6 +44,7 @@ from holdfast.runtime.runtime import Options, Outcome, Runtime, open
 from holdfast.runtime.state import field, state
 
 __all__ = [
+    "ASK",
     "Append",
     "AtSequence",
     "AtVersion",
@@ -55,6 +57,7 @@ __all__ = [
     "DeleteBlob",
     "DeleteRecord",
     "EPHEMERAL",
+    "EntryState",
     "Event",
     "Fence",
     "FenceError",
@@ -65,13 +68,17 @@ __all__ = [
     "Options",
     "Outcome",
     "PatchRecord",
+    "Policy",
     "PutBlob",
     "PutRecord",
     "PutSnapshot",
+    "REPORT",
+    "RESUME",
     "RecordedEvent",
     "ReleaseLease",
     "RenewLease",
     "Runtime",
+    "SUSPEND",
     "StateError",
     "StoreError",
     "Tier",

@@ -16,6 +16,7 @@ from tests.house.tree import (
 
 SURFACE = f"{PACKAGE}/__init__.py"
 ERRORS = f"{PACKAGE}/core/errors.py"
+MORE_ERRORS = f"{PACKAGE}/core/refusal.py"
 ERROR_ROOT = "HoldfastError"
 ERROR_PAGE = "docs/errors.md"
 FAILPOINTS = f"{PACKAGE}/core/failpoint.py"
@@ -75,9 +76,12 @@ def errors_are_documented(tree: Tree) -> Findings:
         return
     if page is None:
         yield missing(ERROR_PAGE)
-    classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+    sources = [one for one in (source, tree.source(MORE_ERRORS)) if one is not None]
+    found = [(node, one) for one in sources for node in one.tree.body]
+    placed = {node.name: (node, one) for node, one in found if isinstance(node, ast.ClassDef)}
+    classes = {name: node for name, (node, _) in placed.items()}
     codes: set[str] = set()
-    for name, node in classes.items():
+    for name, (node, source) in placed.items():
         if not _descends(name, classes):
             continue
         value = assigned(node.body, "code")

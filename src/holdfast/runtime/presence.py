@@ -93,6 +93,7 @@ class Presence:
 
     Attributes:
         busy: says whether work of this runtime is in flight; set by the ledger.
+        closing: returns what else is written with the goodbye; set by the ledger.
         on_fenced: called once with the reason when it was overtaken with work in flight.
         fenced: that reason, or None.
     """
@@ -108,6 +109,7 @@ class Presence:
         self._times_entered = 0
         self._heartbeat = Heartbeat(self)
         self.busy: Callable[[], bool] = lambda: False
+        self.closing: Callable[[], tuple[Write, ...]] = tuple
         self.on_fenced: Callable[[FenceError], None] = lambda _: None
         self.fenced: FenceError | None = None
 
@@ -120,6 +122,11 @@ class Presence:
     def owner(self) -> Owner:
         """This process."""
         return self._owner
+
+    @property
+    def holder(self) -> str:
+        """This process in words, for people."""
+        return f"process {self._owner.pid} on {self._owner.host}"
 
     @property
     def is_entered(self) -> bool:
@@ -152,7 +159,7 @@ class Presence:
     def entering(self) -> Unit:
         """Return the unit with which this runtime enters; hand its answer to `entered`."""
         key, lease = (self.incarnation,), lease_of(self.incarnation)
-        grant = GrantLease(lease, self.ttl, self._holder(), over=self._generation)
+        grant = GrantLease(lease, self.ttl, self.holder, over=self._generation)
         value = msgspec.to_builtins(self._present(self._log(self._times_entered + 1)))
         expects: tuple[Expectation, ...] = ()
         if not self._times_entered:
@@ -175,12 +182,31 @@ class Presence:
         """Take note that this runtime said goodbye."""
         self._generation = 0
 
-    def start(self) -> None:
-        """Begin the heartbeat."""
+    async def enter(self) -> None:
+        """Enter, and begin the heartbeat."""
+        self.entered(await self._store.commit_early(self.entering()))
         self._heartbeat.start()
 
+    async def leave(self) -> None:
+        """
+        End the heartbeat and say goodbye.
+
+        With work in flight only the lease is given back: who comes next finds a runtime that
+        did not say goodbye and does not live, and takes over what it left.
+        """
+        await self.stop()
+        if not self.is_entered or self.fenced is not None:
+            return
+        fence = self.fence
+        if self.busy():
+            unit = Unit((ReleaseLease(fence.key, fence.generation),))
+        else:
+            unit = self.leaving(*self.closing())
+        await self._store.commit_early(unit)
+        self.left()
+
     async def stop(self) -> None:
-        """End the heartbeat."""
+        """End the heartbeat without a goodbye."""
         await self._heartbeat.stop()
 
     def promise(self, ttl: float) -> RenewLease | None:
@@ -221,7 +247,7 @@ class Presence:
         patch = PatchRecord(KIND, (self.incarnation,), seen)
         renew = RenewLease(self.fence.key, self._generation, self.ttl)
         try:
-            await self._store.commit(Unit((renew, patch)))
+            await self._store.commit_early(Unit((renew, patch)))
         except (LeaseExpiredError, StaleGenerationError) as error:
             await self.overtaken(error)
 
@@ -235,7 +261,7 @@ class Presence:
             self.on_fenced(error)
             return
         try:
-            self.entered(await self._store.commit(self.entering()))
+            self.entered(await self._store.commit_early(self.entering()))
         except LeaseHeldError:
             log.warning("event=runtime_being_rescued")  # It ends soon; then the next beat enters.
 
@@ -257,9 +283,6 @@ class Presence:
             now.domain,
             now.seconds,
         )
-
-    def _holder(self) -> str:
-        return f"process {self._owner.pid} on {self._owner.host}"
 
     def _opened_incarnation(self) -> bytes:
         if self._store.opened is None:
