@@ -57,9 +57,10 @@ class Gateway:
     async def chat(self, request: Request) -> Response:
         """Take one turn."""
         asked = Asked.of(request.headers, await request.json())
-        key = await self.rt.sessions.reach(Chat, asked.names or [asked.fingerprint])
-        session = self.rt.session(Chat, key, identities=[*asked.names, asked.fingerprint])
-        async with session, self.rt.ledger.begin(key, kind="turn", note=asked.turn) as entry:
+        session = await self.rt.sessions.reach(Chat, asked.names or [asked.fingerprint])
+        await session.attach([asked.fingerprint])
+        key = session.key[0]
+        async with self.rt.ledger.begin(key, kind="turn", note=asked.turn) as entry:
             await session.refresh()  # Another gateway may have had this conversation.
             turn = session.value.find(asked.turn)
             if turn is not None:
@@ -67,7 +68,7 @@ class Gateway:
             latch = await self.rt.latches.find("model", asked.model)
             if latch is not None:
                 return refusal("breaker_open", 503, reason=latch.reason)
-            said = await self.ask(asked, entry.generation)
+            said = await self.ask(asked, key, entry.generation)
             if said is None:
                 await self.rt.latches.set("model", asked.model, "it failed", ttl=3600)
                 return refusal("model_failed", 502)
@@ -76,9 +77,9 @@ class Gateway:
                 chat.add(turn, said)
             return answered(key, turn, replayed=False)
 
-    async def ask(self, asked: Asked, generation: int) -> dict[str, Any] | None:
+    async def ask(self, asked: Asked, key: str, generation: int) -> dict[str, Any] | None:
         """Return what the model says, or None if it fails."""
-        body = {"turn": asked.turn, "generation": generation}
+        body = {"turn": asked.turn, "session": key, "generation": generation}
         body |= {"model": asked.model, "text": asked.text}
         came = await self.model.post("", json=body)
         return came.json() if came.status_code == 200 else None
@@ -94,7 +95,7 @@ class Gateway:
 
     async def sessions(self, request: Request) -> Response:
         """List the conversations."""
-        return shown([found.key for found in await self.rt.sessions.list(Chat)])
+        return shown([found.key[0] for found in await self.rt.sessions.list(Chat)])
 
     async def session(self, request: Request) -> Response:
         """Show one conversation."""
@@ -104,7 +105,8 @@ class Gateway:
     async def interrupted(self, request: Request) -> Response:
         """List what the recoveries reported."""
         reports = await self.rt.history("holdfast/recovery").read()
-        return shown([report.data for report in reports])
+        found = [report.data["parts"]["ledger"]["entries"] for report in reports]
+        return shown([["/".join(key), number] for part in found for key, number, _ in part])
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Say what Holdfast refuses, and end if nothing can be changed any more."""
@@ -115,7 +117,7 @@ class Gateway:
         return refusal(error.code, error.status, reason=str(error))
 
 
-def answered(key: tuple[str, ...], turn: Turn, *, replayed: bool) -> Response:
+def answered(key: str, turn: Turn, *, replayed: bool) -> Response:
     """Return a turn that is durable."""
     return shown({"session": key, "replayed": replayed, **msgspec.to_builtins(turn)})
 

@@ -39,18 +39,22 @@ class Conversation(NamedTuple):
     @property
     def ways(self) -> list[dict[str, str]]:
         """The headers of a request, for each way to be known; the last one is the beginning."""
-        ways = [{"x-session-id": f"s{self.number}"}, {"x-thread-id": f"t{self.number}"}]
-        return ways if self.twin else [*ways, {}]
+        return [{"x-session-id": f"s{self.number}"}, {"x-thread-id": f"t{self.number}"}, {}]
 
     def turn(self, index: int) -> str:
         """Return the id of a turn; it stays the same however often it is sent."""
         return f"c{self.number}-t{index}"
 
+    @property
+    def turns(self) -> list[str]:
+        """The ids of all turns."""
+        return [self.turn(index) for index in range(len(self.texts))]
+
     def headers(self, index: int) -> dict[str, str]:
         """Return the headers of a turn: at first both, so that the second can be learned."""
         if index == 0:
             return {**self.ways[0], **self.ways[1]}
-        return self.ways[index % len(self.ways)]
+        return self.ways[index % (2 if self.twin else 3)]
 
     def body(self, index: int) -> dict[str, Any]:
         """Return what is sent for a turn."""

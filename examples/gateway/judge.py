@@ -24,7 +24,7 @@ class Evidence(NamedTuple):
         script: who wanted to say what.
         attempts: what clients sent and got, in order.
         calls: what the model was asked, in order.
-        reported: turns that recoveries reported as interrupted, with their generations.
+        reported: session and generation of what recoveries reported as interrupted.
         kills: when the gateway was killed.
         sessions: what the gateway remembers of each conversation, by key.
         known: what came back at the end for each conversation and each way to be known.
@@ -34,7 +34,7 @@ class Evidence(NamedTuple):
     script: Sequence[Conversation]
     attempts: Sequence[Attempt]
     calls: Sequence[Call]
-    reported: Sequence[Call]
+    reported: Sequence[tuple[str, int]]
     kills: Sequence[float]
     sessions: dict[str, dict[str, Any]]
     known: dict[int, list[Attempt]]
@@ -47,11 +47,10 @@ class Evidence(NamedTuple):
 
     def keys(self, conversation: Conversation) -> set[str]:
         """Return the keys that clients were told for a conversation."""
-        turns = {conversation.turn(index) for index in range(len(conversation.texts))}
         return {
-            "/".join(attempt.answer["session"])
+            attempt.answer["session"]
             for attempt in [*self.attempts, *self.known[conversation.number]]
-            if attempt.turn in turns and attempt.status == 200
+            if attempt.turn in conversation.turns and attempt.status == 200
         }
 
 
@@ -118,7 +117,10 @@ def every_name_finds_its_session(run: Evidence) -> Iterator[str]:
         for key in keys:
             if owners.setdefault(key, conversation.number) != conversation.number:
                 yield f"{name} was merged with conversation {owners[key]}"
-        for attempt in run.known[conversation.number]:
+        *named, nameless = run.known[conversation.number]
+        if conversation.twin and nameless.answer.get("code") != "ambiguous_identity":
+            yield f"{name} begins like another and was taken for it: {nameless.answer}"
+        for attempt in named if conversation.twin else [*named, nameless]:
             if conversation.model != FRAGILE and not attempt.answer.get("replayed"):
                 yield f"{name} was not found again by a name: {attempt.answer}"
     if len(run.sessions) != len(run.script):
@@ -139,27 +141,24 @@ def no_turn_ran_twice(run: Evidence) -> Iterator[str]:
 def the_interrupted_are_reported(run: Evidence) -> Iterator[str]:
     """What the model was asked and nobody was told is reported; nothing else is."""
     ended = {
-        (turn["turn"], turn["generation"])
-        for chat in run.sessions.values()
+        (key, turn["generation"])
+        for key, chat in run.sessions.items()
         for turn in chat["transcript"]
     }
-    fragile = {
-        each.turn(index)
-        for each in run.script
-        for index in range(len(each.texts))
-        if each.model == FRAGILE
-    }
-    reported = Counter(run.reported)
-    broken = Counter(attempt.turn for attempt in run.attempts if attempt.broken)
-    for call in set(run.calls) - ended - set(reported):
-        if call.turn not in fragile:
+    reported = set(run.reported)
+    fragile = {turn for each in run.script if each.model == FRAGILE for turn in each.turns}
+    for call in run.calls:
+        name = (call.session, call.generation)
+        if name not in ended | reported and call.turn not in fragile:
             yield f"{call} was interrupted and not reported"
-    for call, count in reported.items():
-        if call in ended or count > 1:
-            yield f"{call} was reported as interrupted {count} times; ended: {call in ended}"
-    for turn, count in Counter(call.turn for call in reported).items():
-        if count > broken[turn]:
-            yield f"{turn} was reported {count} times and broke {broken[turn]} times"
+    yield from (f"{name} was reported and is in the transcript" for name in ended & reported)
+    for conversation in run.script:
+        broken = sum(
+            attempt.broken and attempt.turn in conversation.turns for attempt in run.attempts
+        )
+        told = sum(key in run.keys(conversation) for key, _ in reported)
+        if told > broken:
+            yield f"conversation {conversation.number}: {told} reported, {broken} broke"
 
 
 def _said(chat: dict[str, Any]) -> list[tuple[str, str]]:

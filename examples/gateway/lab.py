@@ -21,6 +21,7 @@ CONVERSATIONS, TURNS, KILLS = 12, 30, 20
 DELAY = 0.03
 FLUSH_INTERVAL = 0.1
 SOON = 0.1
+LIMIT = 240.0
 
 
 class Trial(NamedTuple):
@@ -74,20 +75,26 @@ async def run(path: Path, seed: int, kills: int) -> Evidence:
     """
     store = f"sqlite:///{path}.db"
     said = script(seed, CONVERSATIONS, TURNS)
-    with Model(DELAY) as model:
-        process = Process(store, model.url, path.with_suffix(".log"), flush_interval=FLUSH_INTERVAL)
+    with (
+        Model(DELAY) as model,
+        Process(
+            store, model.url, path.with_suffix(".log"), flush_interval=FLUSH_INTERVAL
+        ) as process,
+    ):
         client = Client(process.url)
-        with process:
-            killing = asyncio.create_task(kill(process, client, said, Random(seed), kills))
-            await client.talk(said)
-            killed = await killing
-            calls = list(model.journal)
-            process.stop()
-        with process:
-            try:
+        try:
+            async with asyncio.timeout(LIMIT):
+                killing = asyncio.create_task(kill(process, client, said, Random(seed), kills))
+                await client.talk(said)
+                killed = await killing
+                calls = list(model.journal)
+                process.stop()
+                process.start()
                 return await collect(client, said, calls, killed)
-            finally:
-                await client.close()
+        except TimeoutError:
+            raise RuntimeError(f"the gateway hangs; it said: {process.log.read_text()}") from None
+        finally:
+            await client.close()
 
 
 async def kill(
@@ -116,7 +123,7 @@ async def collect(
         known[conversation.number] = [
             await client.say(conversation, last, headers) for headers in conversation.ways
         ]
-    keys = ["/".join(key) for key in await client.look("/sessions")]
+    keys = await client.look("/sessions")
     sessions = {key: await client.look(f"/sessions/{key}") for key in keys}
-    reported = [Call(*turn) for turn in await client.look("/interrupted")]
+    reported = [(key, number) for key, number in await client.look("/interrupted")]
     return Evidence(said, attempts, calls, reported, killed, sessions, known, FLUSH_INTERVAL)

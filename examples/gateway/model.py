@@ -17,9 +17,10 @@ FRAGILE = "fragile"
 
 
 class Call(NamedTuple):
-    """The gateway asked for an answer to this turn, under this generation."""
+    """The gateway asked for an answer to a turn, under this generation of the session's work."""
 
     turn: str
+    session: str
     generation: int
 
 
@@ -74,7 +75,7 @@ class Model:
     def ask(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         """Note the call, think, answer; None if this model fails."""
         with self._heard:
-            self.journal.append(Call(asked["turn"], asked["generation"]))
+            self.journal.append(Call(asked["turn"], asked["session"], asked["generation"]))
             self._heard.notify_all()
         said = answer(asked["text"])
         held = self._held.get(asked["turn"])

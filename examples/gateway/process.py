@@ -24,7 +24,8 @@ class Process:
         self, store: str, model: str, log: Path, *, flush_interval: float, lease_ttl: float = 30.0
     ) -> None:
         """Take the store, the model's address and how it is to run; nothing runs yet."""
-        port = _free_port()
+        self._kept = _reserved()
+        port = self._kept.getsockname()[1]
         waits = [str(flush_interval), str(lease_ttl)]
         self._command = [sys.executable, "-m", "examples.gateway", store, model, str(port), *waits]
         self._process: subprocess.Popen[bytes] | None = None
@@ -69,6 +70,7 @@ class Process:
         """End it, however it is."""
         if self._process is not None and self._process.poll() is None:
             self.kill()
+        self._kept.close()
 
     def _send(self, number: signal.Signals) -> None:
         self._running().send_signal(number)
@@ -78,8 +80,9 @@ class Process:
         return self._process
 
 
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+def _reserved() -> socket.socket:
+    """Return a socket that keeps a port for us between two lives; it does not listen."""
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    return kept
