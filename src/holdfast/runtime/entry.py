@@ -256,6 +256,13 @@ class Entry:
             DeleteRecord(STOP_KIND, self.key),
         )
 
+    def note_settled(self, committed: Committed) -> None:
+        """Take note that the unit of `settlement`, together with others, was committed."""
+        for record in committed.records:
+            if (record.kind, record.key) == (KIND, self.key) and record.value is not None:
+                self.accept(decode_row(record.value), committed)
+        self._book.drop(self)
+
     async def settle(self, outcome: object = DONE) -> None:
         """
         Say what it came to; when this returns, it is durably over.

@@ -54,6 +54,7 @@ from holdfast.core.unit import (
     DeleteRecord,
     PutRecord,
     RecordRow,
+    RenewLease,
     TrimStream,
     Unit,
     Write,
@@ -158,21 +159,37 @@ class Ledger:
         encode_key(path)
         return Beginning(self, path, Terms(kind, policy, attempts, fresh_for, ttl), note)
 
-    async def start(self, key: Key, terms: Terms, note: object) -> Entry:
-        """Begin with terms as one value; `begin` is the usual way."""
+    async def start(
+        self, key: Key, terms: Terms, note: object = None, also: Unit | None = None
+    ) -> Entry:
+        """
+        Begin with terms as one value; `begin` is the usual way.
+
+        Args:
+            key: what it is work on.
+            terms: what is said of it.
+            note: plain value for people and for whoever goes on.
+            also: what is to be true at the same moment; if its expectations do not hold, nothing
+                begins.
+        """
         checked = self._book.checked(note, "note")
 
         def decide(found: EntryRow | None) -> EntryRow:
             row = begun(key, found, terms, self._book.owned(), self._book.now())
             return msgspec.structs.replace(row, note=checked)
 
-        return await self._hand_out(key, decide, terms.ttl)
+        return await self._hand_out(key, decide, terms.ttl, also)
 
-    async def claim(self, key: str | Key) -> Entry:
+    async def claim(self, key: str | Key, also: Unit | None = None) -> Entry:
         """
         Go on with work whose runtime died; the attempt is counted when this returns.
 
         Of any number of runtimes that try, exactly one gets it.
+
+        Args:
+            key: what it is work on.
+            also: what is to be true at the same moment; if its expectations do not hold, nothing
+                is claimed.
 
         Raises:
             EntryHeldError: somebody was faster.
@@ -187,7 +204,7 @@ class Ledger:
             return claimed(path, found, self._book.owned(), self._book.now())
 
         found = await self._row(path)
-        return await self._hand_out(path, decide, found.terms.ttl if found else None)
+        return await self._hand_out(path, decide, found.terms.ttl if found else None, also)
 
     async def resumable(self, kind: str | None = None) -> AsyncIterator[Entry]:
         """Claim, one after the other, all work that may go on, and yield what was got."""
@@ -357,20 +374,22 @@ class Ledger:
 
     # How an entry is handed out.
 
-    async def _hand_out(self, key: Key, decide: "Decide", ttl: float | None) -> Entry:
+    async def _hand_out(
+        self, key: Key, decide: "Decide", ttl: float | None, also: Unit | None = None
+    ) -> Entry:
         if self._refused:
             raise NotReadyError(phase="draining", reason="nothing new begins")
         try:
-            entry = await self._try(key, decide, ttl)
+            entry = await self._try(key, decide, ttl, also)
         except (LeaseExpiredError, StaleGenerationError) as error:
             # This runtime was silent for too long. With nothing in flight it enters anew.
             await self._presence.overtaken(error)
             self._check_fence()
-            entry = await self._try(key, decide, ttl)
+            entry = await self._try(key, decide, ttl, also)
         self._store.world.failpoints.reach("ledger.begun")
         return entry
 
-    async def _try(self, key: Key, decide: "Decide", ttl: float | None) -> Entry:
+    async def _try(self, key: Key, decide: "Decide", ttl: float | None, also: Unit | None) -> Entry:
         self._check_fence()
         renewal = None if ttl is None else self._presence.promise(ttl)
         try:
@@ -378,14 +397,15 @@ class Ledger:
                 record, found = await self._found(key)
                 row = decide(found)
                 fence = self._presence.fence
-                also: tuple[Write, ...] = (DeleteRecord(STOP_KIND, key),)
-                unit = self._book.change(key, row, _version(record), fence, *also)
-                if renewal is not None:
-                    unit = Unit((*unit.writes, renewal), unit.expects)
-                unit = msgspec.structs.replace(unit, id=self._store.unit_id())
+                unit = self._book.change(
+                    key, row, _version(record), fence, DeleteRecord(STOP_KIND, key)
+                )
+                unit = _together(unit, renewal, also, self._store.unit_id())
                 try:
                     committed = await self._store.commit(unit)
-                except VersionConflictError:
+                except VersionConflictError as conflict:
+                    if (conflict.kind, conflict.key) != (KIND, key):
+                        raise
                     continue
                 except CancelledError:
                     self._book.unsure.append((unit.id, key, row, fence))
@@ -427,6 +447,15 @@ class Ledger:
 
 Decide = Callable[[EntryRow | None], EntryRow]
 """Says from what is known of a key what it becomes; raises if it may not."""
+
+
+def _together(unit: Unit, renewal: RenewLease | None, also: Unit | None, id: bytes) -> Unit:
+    writes, expects = unit.writes, unit.expects
+    if renewal is not None:
+        writes = (*writes, renewal)
+    if also is not None:
+        writes, expects = (*writes, *also.writes), (*expects, *also.expects)
+    return Unit(writes, expects, id)
 
 
 def _version(record: RecordRow | None) -> int:
