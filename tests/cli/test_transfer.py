@@ -53,9 +53,9 @@ def pass_by():
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 world = World()
-world.failpoints.arm(point, pass_by)
 async def main():
     async with holdfast.open(url, world=world) as rt:
+        world.failpoints.arm(point, pass_by)
         await import_stream(rt, Path(source))
 asyncio.run(main())
 """
@@ -296,10 +296,9 @@ def test_two_imports_at_once_leave_every_event_once(empty: str, tmp_path: Path) 
         if not others:
             others.append(invoke("import", target, store=empty).returncode)
 
-    world.failpoints.arm("commit.taken", be_overtaken)
-
     async def race() -> None:
         async with holdfast.open(empty, world=world) as rt:
+            world.failpoints.arm("commit.taken", be_overtaken)
             await import_stream(rt, target)
 
     with pytest.raises(SequenceConflictError):

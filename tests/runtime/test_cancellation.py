@@ -193,8 +193,8 @@ def test_a_closing_that_is_cancelled_goes_on_to_its_end(store_url: str) -> None:
 
     async def run() -> None:
         world = World()
-        gate, released = Gate(world, "commit.begun"), Gate(world, "close.released")
         rt = await holdfast.open(store_url, world=world).__aenter__()
+        gate, released = Gate(world, "commit.begun"), Gate(world, "close.released")
         committing = asyncio.create_task(rt.commit(unit(rt)))
         await gate.reached()
         closing: asyncio.Task[object] = asyncio.create_task(rt._store.close())

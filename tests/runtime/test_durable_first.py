@@ -27,10 +27,10 @@ def test_nobody_sees_an_event_that_is_not_committed(concurrent_url: str, point: 
         world = World()
         async with holdfast.open(concurrent_url, world=world) as rt:
             history = rt.history("s")
-            await history.append("t", 1)
+            first = await history.append("t", 1)
             gate = Gate(world, point)
             following = asyncio.create_task(anext(history.follow(1)))
-            feeding = asyncio.create_task(anext(rt.feed.follow(1)))
+            feeding = asyncio.create_task(anext(rt.feed.follow(first.position)))
             appending = asyncio.create_task(history.append("t", 2))
             await gate.reached()
             rt._store.wakes.wake_all()

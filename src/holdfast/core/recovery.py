@@ -92,6 +92,10 @@ class Plan(msgspec.Struct, frozen=True):
         """How many things are to be done, over all steps."""
         return sum(step.count for step in self.steps)
 
+    def of(self, part: str) -> tuple[Step, ...]:
+        """Return the steps of one part."""
+        return tuple(step for step in self.steps if step.part == part)
+
 
 class Report(msgspec.Struct, frozen=True):
     """
@@ -106,3 +110,31 @@ class Report(msgspec.Struct, frozen=True):
     clean: bool
     plan: Plan
     parts: dict[str, dict[str, Any]]
+
+    @staticmethod
+    def of(
+        plan: Plan, sections: dict[str, dict[str, Any]], reconciling: frozenset[str]
+    ) -> "Report":
+        """
+        Return the report of a plan that was executed.
+
+        Args:
+            plan: the steps that were taken.
+            sections: what each part answered.
+            reconciling: names of the parts that take over the work of dead runtimes; a step of
+                one of them means that somebody did not say goodbye.
+        """
+        clean = not any(step.part in reconciling for step in plan.steps)
+        return Report(clean, plan, sections)
+
+
+def plain(report: Report) -> dict[str, Any]:
+    """Return a report as the data of an event: what can be stored, and nothing else."""
+    steps = [msgspec.structs.asdict(step) for step in report.plan.steps]
+    return {"clean": report.clean, "steps": steps, "parts": report.parts}
+
+
+def from_plain(data: dict[str, Any]) -> Report:
+    """Return the report that an event of the stream holds."""
+    steps = tuple(Step(**step) for step in data["steps"])
+    return Report(data["clean"], Plan(steps), data["parts"])

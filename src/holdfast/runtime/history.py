@@ -13,16 +13,19 @@ from collections.abc import AsyncIterator, Iterable
 import msgspec
 
 from holdfast.core.errors import DamagedError, InvalidValueError, LimitError, StreamNotFoundError
-from holdfast.core.event import Event, Head, RecordedEvent, recorded
+from holdfast.core.event import Event, EventRow, Head, RecordedEvent, recorded
 from holdfast.core.key import encode_name, prefix_end
 from holdfast.core.redaction import Redaction
 from holdfast.core.unit import Append, AtSequence, CloseStream, Expectation, TrimStream, Unit
 from holdfast.runtime.damage import Damages
+from holdfast.store.port import Listed
 from holdfast.store.store import Store
 from holdfast.store.wake import ANY
 
 PAGE_EVENTS = 1_000
 PAGE_EVENTS_MAX = 10_000
+RESERVED = "holdfast/"
+"""How the names of Holdfast's own streams begin."""
 
 
 class StreamInfo(Head, frozen=True):
@@ -182,48 +185,84 @@ class Feed:
         self._store = store
         self._damages = damages
 
-    async def read(self, after: int = 0, limit: int = PAGE_EVENTS) -> list[RecordedEvent]:
+    async def read(
+        self, after: int = 0, limit: int = PAGE_EVENTS, *, reserved: bool = False
+    ) -> list[RecordedEvent]:
         """
         Return up to `limit` events of all streams behind position `after`.
 
         Only positions are read below which no event can appear any more, also while other
         processes commit out of order.
 
+        Args:
+            after: position behind which to begin.
+            limit: how many at most; fewer only at the end.
+            reserved: also the events of Holdfast's own streams.
+
         Raises:
             DamagedError: an event in the page is damaged.
         """
+        found: list[RecordedEvent] = []
+        while len(found) < limit and (rows := await self._rows(after, limit - len(found))):
+            found += _shown(rows, reserved)
+            after = rows[-1][1].position
+        return found
+
+    async def _rows(self, after: int, limit: int) -> list[tuple[str, EventRow]]:
         try:
-            rows = await self._store.read(
+            return await self._store.read(
                 lambda reader: reader.feed(after, reader.horizon(), limit)
             )
         except DamagedError as damage:
             await self._damages.note(damage)
             raise
-        return [recorded(stream, row) for stream, row in rows]
 
     async def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
-        """Yield events of all streams behind position `after`, then wait for more."""
+        """Yield events of all streams but Holdfast's own behind `after`, then wait for more."""
         while True:
             waiter = self._store.wakes.register(ANY)
             try:
-                page = await self.read(after)
-                for event in page:
+                rows = await self._rows(after, PAGE_EVENTS)
+                for event in _shown(rows, False):
                     yield event
-                    after = event.position
-                if not page:
+                if rows:
+                    after = rows[-1][1].position
+                else:
                     await waiter
             finally:
                 self._store.wakes.forget(ANY, waiter)
 
 
+def _shown(rows: list[tuple[str, EventRow]], reserved: bool) -> list[RecordedEvent]:
+    return [
+        recorded(stream, row) for stream, row in rows if reserved or not stream.startswith(RESERVED)
+    ]
+
+
 async def list_streams(
-    store: Store, damages: Damages, prefix: str, after: str | None, limit: int
+    store: Store,
+    damages: Damages,
+    prefix: str,
+    after: str | None,
+    limit: int,
+    *,
+    reserved: bool,
 ) -> list[StreamInfo]:
-    """Return streams by name, from behind `after`."""
+    """Return streams by name, from behind `after`; those of Holdfast itself if asked for."""
     begin = encode_name("prefix", prefix)
     # The smallest name behind `after` is that name with a zero byte appended.
     first = begin if after is None else max(begin, encode_name("after", after) + b"\0")
-    heads = await store.read(lambda reader: reader.heads(first, prefix_end(begin), limit))
+    until = prefix_end(begin)
+    ours = encode_name("prefix", RESERVED)
+    spans = [(first, until)]
+    if not reserved:
+        # Around our own names, so that a listing never reads what it does not show.
+        spans = [(first, min(until, ours)), (max(first, prefix_end(ours)), until)]
+    heads: list[Listed] = []
+    for start, end in spans:
+        if start < end and len(heads) < limit:
+            room = limit - len(heads)
+            heads += await store.read(lambda reader, s=start, e=end, n=room: reader.heads(s, e, n))  # type: ignore[misc]
     known = await damages.known()
     infos = [described(one.head, known) for one in heads]
     return [

@@ -5,22 +5,28 @@ Invariant: when `async with open(...)` enters, what is there has been looked at 
 to date; when it leaves, everything accepted is durable and the store is released.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, TypeVar
 
-from holdfast.core.errors import InvalidValueError
+from holdfast.core.errors import InvalidValueError, PoisonedError
 from holdfast.core.key import Key, as_key, encode_key
+from holdfast.core.recovery import Phase
 from holdfast.core.redaction import Redaction
 from holdfast.core.unit import Committed, Unit
 from holdfast.core.world import World
 from holdfast.runtime.blob import Blobs, Snapshots
+from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
+from holdfast.runtime.drain import DEADLINE, Drain, Drained
 from holdfast.runtime.flush import Flusher
+from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
 from holdfast.runtime.lease import Leases
 from holdfast.runtime.record import Records
+from holdfast.runtime.service import Errand
 from holdfast.runtime.session import Session
 from holdfast.runtime.state import shape_of
 from holdfast.runtime.watch import Watch
@@ -56,8 +62,13 @@ class Runtime:
     """
 
     def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
-        """Take a store that is open."""
+        """Take a store that is not open yet."""
         self._store = store
+        self._life = Life(store.world.clock)
+        self._gates = Gates(store.world.clock)
+        self._boot = Boot(store, self._life)
+        self._errand = Errand("boot")
+        store.shut(self._life.refusal)
         self._redaction = redaction
         self._damages = Damages(store)
         self._flusher = Flusher(flush_interval, store.world.clock)
@@ -68,12 +79,14 @@ class Runtime:
         self.blobs = Blobs(store)
         self.snapshots = Snapshots(store, self._damages)
         self.feed = Feed(store, self._damages)
+        self._drain = Drain(store, self._life, self._boot, self._flusher)
+        self._add_gates()
 
     @property
     def opened(self) -> Opened:
         """What the opening found: store id, incarnation, epoch, schema, durability."""
         if self._store.opened is None:
-            raise InvalidValueError(what="runtime", reason="is not open")
+            raise self._life.refusal()
         return self._store.opened
 
     @property
@@ -102,7 +115,12 @@ class Runtime:
         return session
 
     async def streams(
-        self, prefix: str = "", *, after: str | None = None, limit: int = 100
+        self,
+        prefix: str = "",
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        reserved: bool = False,
     ) -> list[StreamInfo]:
         """
         Return streams in the order of their names' bytes.
@@ -111,8 +129,11 @@ class Runtime:
             prefix: how the names begin.
             after: name behind which to go on.
             limit: how many at most.
+            reserved: also Holdfast's own, whose names begin with `holdfast/`.
         """
-        return await list_streams(self._store, self._damages, prefix, after, limit)
+        return await list_streams(
+            self._store, self._damages, prefix, after, limit, reserved=reserved
+        )
 
     async def commit(self, unit: Unit) -> Committed:
         """
@@ -146,42 +167,128 @@ class Runtime:
         """Read everything and return what does not match its digest; empty if all is well."""
         return await self._store.verify()
 
-    async def start(self) -> None:
-        """Start the background duties."""
+    def health(self) -> Health:
+        """Return how this runtime is now: phase, readiness, what is degraded, progress."""
+        gates = self._gates.look()
+        if self._store.poisoned is not None:
+            self._life.fail(PoisonedError(reason=self._store.poisoned))
+        life = self._life
+        return Health(
+            phase=life.phase,
+            ready=life.phase is Phase.READY and all(gate.ok for gate in gates if gate.needed),
+            since=life.since,
+            reason="" if life.failure is None else reason_of(life.failure),
+            stage=life.stage,
+            degraded=tuple(gate.reason for gate in gates if not gate.ok and not gate.needed),
+            gates=gates,
+            progress=dict(life.progress),
+            report=self._boot.report,
+        )
+
+    async def ready(self) -> None:
+        """
+        Wait until state may be changed; for a runtime that was opened with `wait_ready=False`.
+
+        Raises:
+            NotReadyError: it will not become ready; the cause is what it failed with.
+        """
+        await self._life.ready()
+
+    async def drain(self, deadline: float = DEADLINE) -> Drained:
+        """
+        End in good order: begin nothing new, let work under way end, write, say goodbye, close.
+
+        Args:
+            deadline: seconds to wait for work under way; what is not done then is left as it
+                is, and the next recovery finds it.
+        """
+        try:
+            return await self._drain.run(deadline)
+        finally:
+            await self._release()
+
+    async def boot(self) -> None:
+        """
+        Bring it up; when this returns, it is ready.
+
+        Raises:
+            StoreError, BootBudgetError: it did not become ready; nothing is left open.
+        """
+        try:
+            await self._boot.run()
+            self._start()
+        except (Exception, asyncio.CancelledError):
+            await self._release()
+            raise
+
+    def boot_aside(self) -> None:
+        """Bring it up beside the caller, who asks `ready` or `health`."""
+        self._errand.start(self._boot_and_start())
+
+    async def _boot_and_start(self) -> None:
+        await self._boot.run()
+        self._start()
+
+    def _start(self) -> None:
+        """Begin to serve: start the background duties, let commits pass."""
         self._watch.start()
         if not self._store.options.read_only:
             self._flusher.start()
+        self._store.admit()
 
     async def close(self) -> None:
-        """Flush, end the background duties, release the store."""
+        """Flush, say goodbye, release the store; work under way is not waited for."""
+        await self._errand.stop()
+        try:
+            if self._life.phase is Phase.READY:
+                await self._drain.run(0.0)
+        finally:
+            await self._release()
+
+    async def _release(self) -> None:
+        """End the background duties and release the store."""
         try:
             await self._flusher.stop()
-            if self._store.poisoned is None and not self._store.options.read_only:
-                await self._flusher.flush()
         finally:
             self._store.driver.interrupt_wait()
             try:
                 await self._watch.stop()
             finally:
                 await self._store.close()
+                if self._life.phase is not Phase.CLOSED:
+                    self._life.move(Phase.CLOSED)
+
+    def _add_gates(self) -> None:
+        self._gates.add("store", lambda: self._store.poisoned or "", needed=True)
 
 
 class Opening:
     """What `open` returns; enter it to get a `Runtime`."""
 
-    def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
+    def __init__(
+        self,
+        store: Store,
+        flush_interval: float,
+        redaction: Redaction,
+        *,
+        wait_ready: bool = True,
+    ) -> None:
         """Take a store that is not open yet."""
         self._store = store
         self._flush_interval = flush_interval
         self._redaction = redaction
+        self._wait_ready = wait_ready
         self._runtime: Runtime | None = None
 
     async def __aenter__(self) -> Runtime:
-        """Look at what is there, bring it up to date, start."""
-        await self._store.open()
-        self._runtime = Runtime(self._store, self._flush_interval, self._redaction)
-        await self._runtime.start()
-        return self._runtime
+        """Look at what is there, bring it up to date, recover, start."""
+        runtime = Runtime(self._store, self._flush_interval, self._redaction)
+        if self._wait_ready:
+            await runtime.boot()
+        else:
+            runtime.boot_aside()
+        self._runtime = runtime
+        return runtime
 
     async def __aexit__(
         self,
@@ -199,6 +306,7 @@ def open(
     *,
     flush_interval: float = 30.0,
     redact: Iterable[str] = (),
+    wait_ready: bool = True,
     options: Options | None = None,
     world: World | None = None,
     **limits: Any,
@@ -211,6 +319,8 @@ def open(
             `postgresql://user@host/database?schema=holdfast`.
         flush_interval: seconds between two writes of buffered fields, 0.05 or more.
         redact: names of fields whose values are never stored.
+        wait_ready: enter the block when it is ready; if False, enter at once and await
+            `rt.ready()`; until then every change of state raises `NotReadyError`.
         options: limits; see `Options`.
         world: clock, ids and failpoints, for tests.
         limits: single fields of `Options`, such as `read_only=True`.
@@ -226,7 +336,7 @@ def open(
     chosen = _options(options, limits)
     surroundings = world or World()
     store = Store(make_driver(url, chosen, surroundings), chosen, surroundings)
-    return Opening(store, flush_interval, Redaction(redact))
+    return Opening(store, flush_interval, Redaction(redact), wait_ready=wait_ready)
 
 
 def make_driver(url: str, options: Options, world: World) -> Driver:

@@ -74,6 +74,33 @@ class Service(ABC):
                 await asyncio.sleep(max(self.interval, 0.1))
 
 
+class Errand:
+    """Work that is done once, beside whoever started it; `stop` ends it, done or not."""
+
+    def __init__(self, name: str) -> None:
+        """Take a name for the task."""
+        self.name = name
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Begin; whoever does the work tells its outcome, so that a failure is not lost."""
+        self._task = asyncio.create_task(self._run(work), name=f"holdfast-{self.name}")
+
+    async def _run(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception:
+            log.exception("event=errand_failed errand=%s", self.name)
+
+    async def stop(self) -> None:
+        """End it; returns when it has ended."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
 async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None:
     """Run several pieces of work side by side; the first failure cancels the others."""
     async with asyncio.TaskGroup() as group:

@@ -31,6 +31,9 @@ class Options:
         readers: connections that serve reads.
         checkpoint_pages: pages of log after which SQLite writes them home.
         outcome_retention: seconds for which outcomes of units can be asked for.
+        lease_ttl: seconds of silence of this opening until others may take its work over.
+        sessions_in_memory: sessions that are kept after they were used.
+        boot_budget: seconds a boot may take before it fails; the next one goes on from there.
     """
 
     read_only: bool = False
@@ -45,6 +48,9 @@ class Options:
     readers: int = 2
     checkpoint_pages: int = 4_000
     outcome_retention: float = 3_600.0
+    lease_ttl: float = 30.0
+    sessions_in_memory: int = 10_000
+    boot_budget: float = 600.0
 
     def __post_init__(self) -> None:
         """
@@ -53,7 +59,8 @@ class Options:
         Raises:
             InvalidValueError: a limit is not positive.
         """
-        for name in ("queue_items", "queue_bytes", "batch_units", "batch_bytes", "readers"):
+        counts = ("queue_items", "queue_bytes", "batch_units", "batch_bytes", "readers")
+        for name in (*counts, "sessions_in_memory"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 1")
 

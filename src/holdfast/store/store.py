@@ -19,6 +19,7 @@ from typing import TypeVar
 from holdfast.core.errors import (
     ClosedError,
     ForkedError,
+    HoldfastError,
     InvalidValueError,
     OutcomeForgottenError,
     PoisonedError,
@@ -52,18 +53,23 @@ class Store:
         self._closed = False
         self._lock = threading.Lock()
         self._is_open = False
+        self._refusal: Callable[[], HoldfastError] | None = None
         self._abandoned = False
         self._pid = os.getpid()
 
-    async def open(self) -> Opened:
+    async def open(self, migrating: Callable[[], None] = lambda: None) -> Opened:
         """
         Open the driver and start the writer; if this is cancelled, nothing stays open.
+
+        Args:
+            migrating: called, in another thread, when the driver begins to migrate.
 
         Raises:
             StoreError: the store is refused, damaged, newer, locked or unsafe.
         """
+        self.driver.migrating = migrating
         try:
-            self.opened = await self.blocking(self._open)
+            self.opened = await self._start(self._open)
         except BaseException:
             self._abandon()
             raise
@@ -93,6 +99,8 @@ class Store:
         if self._closed:
             return
         self._closed = True
+        if self.opened is None:
+            return
         # One step, in a thread, which goes on to its end if this is cancelled.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, self._release))
 
@@ -115,6 +123,24 @@ class Store:
         """Why the store stopped, or None."""
         return self._writer.poisoned
 
+    def shut(self, refusal: Callable[[], HoldfastError]) -> None:
+        """Refuse every commit from now on, but for those that pass early; until `admit`."""
+        self._refusal = refusal
+
+    def admit(self) -> None:
+        """Let commits pass."""
+        self._refusal = None
+
+    def check_admitted(self) -> None:
+        """
+        Return if state may be changed now.
+
+        Raises:
+            NotReadyError: it may not; says why.
+        """
+        if self._refusal is not None:
+            raise self._refusal()
+
     def unit_id(self) -> bytes:
         """Return a fresh unit id, to be remembered before the unit is submitted."""
         return self.world.ids.unit(self.driver.last_number())
@@ -125,7 +151,18 @@ class Store:
 
         Raises:
             InvalidValueError: the unit's id is not one of `unit_id`.
+            NotReadyError: state may not be changed now.
             HoldfastError: refused, not written, or `OutcomeUnknownError`.
+        """
+        self.check_admitted()
+        return self.commit_early(unit)
+
+    def commit_early(self, unit: Unit) -> Coroutine[None, None, Committed]:
+        """
+        Commit a unit of the boot or of the goodbye, which pass while everybody else may not.
+
+        Raises:
+            HoldfastError: as for `commit`.
         """
         if unit.id and len(unit.id) != UNIT_ID_BYTES:
             raise InvalidValueError(what="unit id", reason=f"has {len(unit.id)} bytes, not 16")
@@ -151,10 +188,12 @@ class Store:
     async def barrier(self) -> None:
         """Wait until every unit submitted before has its answer."""
         self._check_process()
+        self._check_opened()
         await self._writer.barrier()
 
     async def read(self, what: Callable[[Reads], T]) -> T:
         """Run a read in a reader thread."""
+        self._check_opened()
         return await self._start(lambda: self._lend(what))
 
     async def events(self, stream: str, after: int, limit: int) -> Page:
@@ -168,6 +207,7 @@ class Store:
         # A read that began at this count sees every commit anybody was woken for, so a
         # follower may join it without missing one.
         key = (stream, after, limit, self.wakes.count)
+        self._check_opened()
         page = self._pages.get(key)
         if page is None or page.get_loop() is not asyncio.get_running_loop():
             page = self._start(
@@ -195,12 +235,19 @@ class Store:
 
     async def blocking(self, function: Callable[[], T]) -> T:
         """Run a blocking function in one of the store's threads."""
+        self._check_opened()
         return await self._start(function)
 
     def _check_process(self) -> None:
         """Refuse to wait for threads that a fork did not take along."""
         if os.getpid() != self._pid:
             raise ForkedError(opened_by=self._pid, used_by=os.getpid())
+
+    def _check_opened(self) -> None:
+        """Refuse what needs a driver that is open."""
+        if self.opened is None:
+            self.check_admitted()
+            raise ClosedError(store=self.driver.location)
 
     def _start(self, function: Callable[[], T]) -> asyncio.Future[T]:
         self._check_process()

@@ -13,7 +13,7 @@ Invariants:
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ class PostgresDriver:
         """Take the URL and the limits."""
         self.location = parse(url)[0]
         self._url = url
+        self.migrating: Callable[[], None] = lambda: None
         self._options = options
         self._world = world
         self._main: PostgresConnection | None = None
@@ -83,6 +84,7 @@ class PostgresDriver:
         main = self._main = self._connect(read_only=self._options.read_only)
         software, durability = self._check_settings(main)
         self._world.failpoints.reach("boot.connected")
+        self.migrating()
         schema = self._bring_up_to_date(main)
         self._world.failpoints.reach("boot.migrated")
         store_id = self._enter(main)

@@ -21,7 +21,7 @@ Invariants:
 
 import os
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -77,6 +77,7 @@ class SqliteDriver:
     def __init__(self, path: Path | None, options: Options, world: World) -> None:
         """Take the main file (None for a store in memory) and the limits."""
         self.location = "sqlite:///:memory:" if path is None else f"sqlite:///{path}"
+        self.migrating: Callable[[], None] = lambda: None
         self._options = options
         self._world = world
         self._files = world.files or SystemFiles(world.failpoints)
@@ -128,6 +129,7 @@ class SqliteDriver:
             )
         try:
             notes = self._connect(alone)
+            self.migrating()
             schema = self._bring_up_to_date()
             if not self._options.read_only:
                 self._enter()
