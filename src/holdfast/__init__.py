@@ -40,6 +40,7 @@ from holdfast.core.unit import (
     TrimStream,
     Unit,
 )
+from holdfast.runtime.exact import register
 from holdfast.runtime.runtime import Options, Outcome, Runtime, open
 from holdfast.runtime.state import field, state
 
@@ -86,5 +87,6 @@ __all__ = [
     "Unit",
     "field",
     "open",
+    "register",
     "state",
 ]

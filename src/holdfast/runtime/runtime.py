@@ -6,13 +6,13 @@ to date; when it leaves, everything accepted is durable and the store is release
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, TypeVar
 
-from holdfast.core.errors import InvalidValueError, PoisonedError
-from holdfast.core.key import Key, as_key, encode_key
+from holdfast.core.errors import FenceError, InvalidValueError, PoisonedError
+from holdfast.core.key import Key
 from holdfast.core.recovery import Phase
 from holdfast.core.redaction import Redaction
 from holdfast.core.unit import Committed, Unit
@@ -21,14 +21,19 @@ from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.drain import DEADLINE, Drain, Drained
-from holdfast.runtime.flush import Flusher
+from holdfast.runtime.flush import Flusher, FlushReport, Watchdog
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
+from holdfast.runtime.identity import Identities
+from holdfast.runtime.latch import Latches
 from holdfast.runtime.lease import Leases
+from holdfast.runtime.ledger import Ledger
+from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
+from holdfast.runtime.rescue import Lifeline, Rescue
 from holdfast.runtime.service import Errand
 from holdfast.runtime.session import Session
-from holdfast.runtime.state import shape_of
+from holdfast.runtime.sessions import Sessions
 from holdfast.runtime.watch import Watch
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
 from holdfast.store.options import scheme, sqlite_path
@@ -56,9 +61,12 @@ class Runtime:
     Attributes:
         records: current values by kind and key.
         leases: rights to act.
+        ledger: work in flight, and what was when a runtime died.
         blobs: immutable bytes by digest.
         snapshots: derived copies of state.
         feed: the events of all streams by position.
+        latches: breakers and flags that survive restarts.
+        sessions: all sessions: found, listed, archived, closed.
     """
 
     def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
@@ -71,15 +79,28 @@ class Runtime:
         store.shut(self._life.refusal)
         self._redaction = redaction
         self._damages = Damages(store)
-        self._flusher = Flusher(flush_interval, store.world.clock)
+        self._flusher = Flusher(store, flush_interval)
+        self._watchdog = Watchdog(self._flusher)
         self._watch = Watch(store)
-        self._sessions: dict[tuple[str, Key], Session[Any]] = {}
         self.records = Records(store, redaction)
         self.leases = Leases(store)
         self.blobs = Blobs(store)
         self.snapshots = Snapshots(store, self._damages)
         self.feed = Feed(store, self._damages)
+        self.latches = Latches(store)
+        self.sessions = Sessions(
+            store, self._flusher, self._damages, self.history, store.options.sessions_in_memory
+        )
+        self._boot.parts.append(Identities(store))
         self._drain = Drain(store, self._life, self._boot, self._flusher)
+        self._presence = Presence(store, store.options.lease_ttl, flush_interval)
+        self.ledger = Ledger(store, self._presence, redaction)
+        rescue = Rescue(store, self._presence, self._damages)
+        self._lifeline = Lifeline(self.ledger, rescue, store, self._presence.ttl / 3)
+        self._boot.members += [self._presence, self._lifeline]
+        self._boot.parts.append(rescue)
+        self._drain.work.append(self.ledger)
+        self._presence.on_fenced = self._fenced
         self._add_gates()
 
     @property
@@ -98,21 +119,21 @@ class Runtime:
         """Return a stream by name; it begins with its first event."""
         return History(self._store, stream, self._redaction, self._damages)
 
-    def session(self, kind: type[T], key: str | Key) -> Session[T]:
+    def session(
+        self, kind: type[T], key: str | Key, identities: Sequence[str] = ()
+    ) -> Session[T]:
         """
         Return the session of a state class with this key; one object per key and runtime.
+
+        Args:
+            kind: the class, declared with `@state`.
+            key: a string, or a tuple of strings.
+            identities: by what it can be found too; attached when it is entered.
 
         Raises:
             InvalidValueError: the class is not declared with `@state`.
         """
-        path = as_key(key)
-        encode_key(path)
-        name = (shape_of(kind).name, path)
-        session = self._sessions.get(name)
-        if session is None:
-            session = self._sessions[name] = Session(self._store, kind, path)
-            self._flusher.watch(session)
-        return session
+        return self.sessions.session(kind, key, identities)
 
     async def streams(
         self,
@@ -159,9 +180,9 @@ class Runtime:
         raw = bytes.fromhex(unit_id) if isinstance(unit_id, str) else unit_id
         return Outcome.COMMITTED if await self._store.committed(raw) else Outcome.ABSENT
 
-    async def flush(self) -> None:
+    async def flush(self) -> FlushReport:
         """Write all buffered fields; a barrier: when this returns, they are durable."""
-        await self._flusher.flush()
+        return await self._flusher.flush()
 
     async def verify(self) -> list[Finding]:
         """Read everything and return what does not match its digest; empty if all is well."""
@@ -234,6 +255,7 @@ class Runtime:
         self._watch.start()
         if not self._store.options.read_only:
             self._flusher.start()
+            self._watchdog.start()
         self._store.admit()
 
     async def close(self) -> None:
@@ -248,7 +270,10 @@ class Runtime:
     async def _release(self) -> None:
         """End the background duties and release the store."""
         try:
+            await self._watchdog.stop()
             await self._flusher.stop()
+            await self._lifeline.stop()
+            await self._presence.stop()
         finally:
             self._store.driver.interrupt_wait()
             try:
@@ -257,6 +282,11 @@ class Runtime:
                 await self._store.close()
                 if self._life.phase is not Phase.CLOSED:
                     self._life.move(Phase.CLOSED)
+
+    def _fenced(self, error: FenceError) -> None:
+        """Stop: work of this runtime may be somebody else's by now."""
+        self._life.fail(error)
+        self._store.shut(self._life.refusal)
 
     def _add_gates(self) -> None:
         self._gates.add("store", lambda: self._store.poisoned or "", needed=True)

@@ -17,7 +17,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import TypeVar
 
+T = TypeVar("T")
 log = logging.getLogger("holdfast")
 
 
@@ -106,3 +108,24 @@ async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None
     async with asyncio.TaskGroup() as group:
         for piece in work:
             group.create_task(piece())
+
+
+def carry_on(
+    work: Coroutine[object, object, T], then: Callable[[], None] | None = None
+) -> "asyncio.Future[T]":
+    """
+    Begin work that goes on to its end also if whoever waits for it is cancelled.
+
+    Args:
+        work: what is done.
+        then: called when it has ended, in whatever way.
+    """
+    task = asyncio.create_task(work)
+    if then is not None:
+        task.add_done_callback(lambda _: then())
+    return asyncio.shield(task)
+
+
+async def breathe() -> None:
+    """Let everybody else run before going on with a long piece of work."""
+    await asyncio.sleep(0)

@@ -1,47 +1,182 @@
 """
 Declaring state: a class whose fields say how durable they are.
 
-    @state(version=1)
-    class Totals:
-        files: int = 0                                   # durable unless said otherwise
-        seen: int = field(default=0, tier=BUFFERED)      # written every flush interval
+    @state(version=2, upcast={1: rename_title})
+    class Chat:
+        title: str = ""                                     # durable unless said otherwise
+        seen: int = field(default=0, tier=BUFFERED, kind="counter")
+        warmth: float = field(default=0.0, tier=BUFFERED, group="calibration")
         busy: bool = field(default=False, tier=EPHEMERAL)
+        words: int = field(derived=lambda chat: len(chat.title.split()))
 
 The class becomes a dataclass. Its fields need defaults: a session that was never saved begins
-with them.
+with them. What is stored of a session lies in *slots*: one record for each tier, and one for
+each named group of fields, which is written and restored whole.
+
+Invariant: a field is stored in exactly one slot; ephemeral and derived fields are in none.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast, dataclass_transform
+import re
+import typing
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Final, Literal, TypeVar, cast, dataclass_transform
 
 from holdfast.core import codec
 from holdfast.core.errors import DecodeError, InvalidValueError
-from holdfast.core.tier import DURABLE, Tier
+from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
+from holdfast.runtime.exact import Exact
 
 T = TypeVar("T")
+Fields = dict[str, Any]
+Upcast = Callable[[Fields], Fields]
 _SHAPE: Final = "__holdfast_shape__"
-_TIER: Final = "holdfast.tier"
+_FIELD: Final = "holdfast.field"
+_GROUP: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Not valid field names, so they cannot collide with one.
+VERSION_FIELD: Final = "@version"
+_ASSIGNED: Final = "@assigned"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class _Declared:
+    tier: Tier = DURABLE
+    group: str | None = None
+    counter: bool = False
+    derived: Callable[[Any], Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Slot:
+    """
+    One record of a session.
+
+    Attributes:
+        name: tier, and behind a dot the group if it has one.
+        kind: kind of the record.
+        tier: how durable its fields are.
+        grouped: it is written and restored whole.
+        fields: names of its fields.
+    """
+
+    name: str
+    kind: str
+    tier: Tier
+    grouped: bool
+    fields: tuple[str, ...]
+
+
 class Shape:
     """
     What is stored of a state class.
 
     Attributes:
-        name: name of the class, part of the record kind.
+        name: name of the class, part of the record kinds.
         version: version of the class.
-        tiers: tier of each field.
+        ttl: seconds after its last change when a session ends; None for never.
+        history: whether every change is also appended to a stream.
+        slots: the records of a session.
+        tiers: tier of each field that is not derived.
+        counters: fields that never go down.
     """
 
-    name: str
-    version: int
-    tiers: dict[str, Tier]
+    def __init__(
+        self, made: type[Any], version: int, upcast: Mapping[int, Upcast], ttl: float | None
+    ) -> None:
+        """Take the class as a dataclass, its version and the functions to it."""
+        self.name = made.__name__
+        self.version = version
+        self.ttl = ttl
+        self.history = False
+        self._made = made
+        self._upcast = dict(upcast)
+        declared = {one.name: _declared(self.name, one) for one in dataclasses.fields(made)}
+        self._derived = {name: one.derived for name, one in declared.items() if one.derived}
+        self.tiers = {name: one.tier for name, one in declared.items() if not one.derived}
+        self.counters = frozenset(name for name, one in declared.items() if one.counter)
+        self.slots = self._slots(declared)
 
-    def fields(self, tier: Tier) -> list[str]:
+    def _slots(self, declared: dict[str, _Declared]) -> tuple[Slot, ...]:
+        found: dict[tuple[Tier, str | None], list[str]] = {}
+        for name, tier in self.tiers.items():
+            if tier is not EPHEMERAL:
+                found.setdefault((tier, declared[name].group), []).append(name)
+        slots: list[Slot] = []
+        for (tier, group), names in found.items():
+            name = tier.value if group is None else f"{tier.value}.{group}"
+            slots.append(Slot(name, self.kind(name), tier, group is not None, tuple(names)))
+        return tuple(slots)
+
+    def kind(self, slot: str) -> str:
+        """Return the record kind of a slot."""
+        return f"session.{self.name}.{slot}"
+
+    def fields(self, tier: Tier) -> tuple[str, ...]:
         """Return the names of the fields of a tier."""
-        return [name for name, found in self.tiers.items() if found is tier]
+        return tuple(name for name, found in self.tiers.items() if found is tier)
+
+    @cached_property
+    def exact(self) -> dict[str, Exact]:
+        """
+        How each stored field is stored.
+
+        Raises:
+            InvalidValueError: an annotation names what is not there, or cannot be stored.
+        """
+        try:
+            hints = typing.get_type_hints(self._made)
+        except NameError as error:
+            raise InvalidValueError(
+                what=self.name, reason=f"an annotation names {error.name!r}, which is not there"
+            ) from error
+        stored = [name for name, tier in self.tiers.items() if tier is not EPHEMERAL]
+        return {name: Exact(hints[name], f"{self.name}.{name}") for name in stored}
+
+    def fresh(self) -> Any:
+        """Return the state of a session that was never saved."""
+        return self.derive(self._made())
+
+    def derive(self, value: Any) -> Any:
+        """Set the derived fields of a state object, and return it."""
+        for name, derived in self._derived.items():
+            setattr(value, name, derived(value))
+        return value
+
+    def encode(self, value: object) -> dict[str, bytes]:
+        """
+        Return the encoded stored fields of a state object.
+
+        Raises:
+            EncodeError: a field cannot be stored exactly; names it.
+        """
+        encoded: dict[str, bytes] = {}
+        for name, exact in self.exact.items():
+            item = getattr(value, name)
+            settled = exact.settled(item)
+            if settled is not item:
+                setattr(value, name, settled)
+            encoded[name] = exact.encode(settled)
+        return encoded
+
+    def upcast(self, fields: Fields, version: int) -> Fields:
+        """
+        Return stored plain values as this version of the class has them.
+
+        Raises:
+            DecodeError: they were stored by a newer version, or a function is missing.
+        """
+        if version > self.version:
+            raise DecodeError(
+                what=self.name, reason=f"stored as version {version}, this is {self.version}"
+            )
+        for number in range(version, self.version):
+            if number not in self._upcast:
+                raise DecodeError(
+                    what=self.name, reason=f"stored as version {number}, which has no upcast"
+                )
+            fields = self._upcast[number](fields)
+        return fields
 
 
 def field(
@@ -49,6 +184,9 @@ def field(
     default: Any = dataclasses.MISSING,
     default_factory: Any = dataclasses.MISSING,
     tier: Tier = DURABLE,
+    group: str | None = None,
+    kind: Literal["value", "counter"] = "value",
+    derived: Callable[[Any], Any] | None = None,
 ) -> Any:
     """
     Declare a field of a state class.
@@ -57,34 +195,47 @@ def field(
         default: value of a session that was never saved.
         default_factory: called for that value, for lists and dicts.
         tier: how durable the field is.
+        group: fields of one group (and tier) are written and restored whole.
+        kind: a `counter` never goes down, and the increments of two runtimes add up.
+        derived: called with the state after each change; the field is not stored.
     """
+    declared = _Declared(tier, group, kind == "counter", derived)
+    if derived is not None:
+        default = None if default is dataclasses.MISSING else default
     if default_factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=default_factory, metadata={_TIER: tier})
-    return dataclasses.field(default=default, metadata={_TIER: tier})
+        return dataclasses.field(default_factory=default_factory, metadata={_FIELD: declared})
+    return dataclasses.field(default=default, metadata={_FIELD: declared})
 
 
 @dataclass_transform(field_specifiers=(field,))
-def state(*, version: int) -> Callable[[type[T]], type[T]]:
+def state(
+    *,
+    version: int,
+    upcast: Mapping[int, Upcast] | None = None,
+    history: bool = False,
+    ttl: float | None = None,
+) -> Callable[[type[T]], type[T]]:
     """
     Make a class storable as the state of sessions.
 
     Args:
         version: counts up with every change of the fields; a newer stored version is refused.
+        upcast: per older version a function from its fields, as plain values, to the next's.
+        history: also append every change to a stream of the session.
+        ttl: seconds after its last change when a session ends.
 
     Raises:
-        InvalidValueError: a field has no default.
+        InvalidValueError: a field has no default, or is declared as what it cannot be.
     """
+    if ttl is not None and not ttl > 0:
+        raise InvalidValueError(what="ttl", reason=f"is {ttl} s, must be more than 0")
 
     def declare(plain: type[T]) -> type[T]:
         made: Any = dataclasses.dataclass(plain)
-        tiers: dict[str, Tier] = {}
-        for found in dataclasses.fields(made):
-            if found.default is found.default_factory is dataclasses.MISSING:
-                raise InvalidValueError(
-                    what=f"{plain.__name__}.{found.name}", reason="a field needs a default"
-                )
-            tiers[found.name] = found.metadata.get(_TIER, DURABLE)
-        setattr(made, _SHAPE, Shape(plain.__name__, version, tiers))
+        shape = Shape(made, version, upcast or {}, ttl)
+        shape.history = history
+        setattr(made, _SHAPE, shape)
+        _note_assignments(made)
         return cast(type[T], made)
 
     return declare
@@ -103,33 +254,45 @@ def shape_of(kind: type[object]) -> Shape:
     return shape
 
 
-def encode_fields(value: object, names: list[str]) -> dict[str, bytes]:
-    """
-    Return the encoded fields of a state object.
-
-    Raises:
-        EncodeError: a field cannot be stored exactly; names it.
-    """
-    kind = type(value).__name__
-    return {name: codec.encode(getattr(value, name), f"{kind}.{name}") for name in names}
+def watch_assignments(value: object) -> set[str]:
+    """Return a set that will hold the names of the fields assigned to from now on."""
+    assigned: set[str] = set()
+    value.__dict__[_ASSIGNED] = assigned
+    return assigned
 
 
-def restore_fields(value: object, stored: dict[str, Any], shape: Shape) -> None:
-    """
-    Set the stored fields of a state object; fields that were never saved keep their default.
-
-    Raises:
-        DecodeError: they were stored by a newer version of the class.
-    """
-    version = stored.pop(VERSION_FIELD, shape.version)
-    if version > shape.version:
-        raise DecodeError(
-            what=shape.name, reason=f"stored as version {version}, this is {shape.version}"
-        )
-    for name, item in stored.items():
-        if name in shape.tiers:
-            setattr(value, name, item)
+def end_watch(value: object) -> None:
+    """Note assignments no longer."""
+    value.__dict__.pop(_ASSIGNED, None)
 
 
-# Not a valid field name, so it cannot collide with one.
-VERSION_FIELD: Final = "@version"
+def plain_fields(encoded: Mapping[str, bytes]) -> Fields:
+    """Return encoded fields as the plain values that upcasts and histories see."""
+    return {name: codec.decode(part, name) for name, part in encoded.items()}
+
+
+def _note_assignments(made: Any) -> None:
+    """Tell a field that was set to what it is by default from one that was never set."""
+    before = made.__setattr__
+
+    def assign(self: Any, name: str, value: object) -> None:
+        assigned = self.__dict__.get(_ASSIGNED)
+        if assigned is not None:
+            assigned.add(name)
+        before(self, name, value)
+
+    made.__setattr__ = assign
+
+
+def _declared(owner: str, found: "dataclasses.Field[Any]") -> _Declared:
+    what = f"{owner}.{found.name}"
+    declared = cast(_Declared, found.metadata.get(_FIELD, _Declared()))
+    if found.default is found.default_factory is dataclasses.MISSING:
+        raise InvalidValueError(what=what, reason="a field needs a default")
+    if declared.group is not None and not _GROUP.fullmatch(declared.group):
+        raise InvalidValueError(what=what, reason="a group is named by letters, digits and _")
+    if declared.counter and type(found.default) not in (int, float):
+        raise InvalidValueError(what=what, reason="a counter needs a number as its default")
+    if declared.tier is EPHEMERAL and declared.group is not None:
+        raise InvalidValueError(what=what, reason="an ephemeral field is in no group")
+    return declared

@@ -22,7 +22,6 @@ from holdfast.core import lease
 from holdfast.core.commit import Decision, Moment, Needs, State, decide
 from holdfast.core.errors import InvalidValueError, StoreUnavailableError
 from holdfast.core.event import EventRow, Head
-from holdfast.core.tier import DURABLE, Tier
 from holdfast.core.unit import LeaseRow, PutSnapshot, Unit
 from holdfast.runtime.session import Session
 from holdfast.store import effects, files, port, reader, rows, writer
@@ -289,15 +288,13 @@ def _migration_in_pieces() -> Generator[None]:
         yield
 
 
+async def _do_nothing_soon(*_: object) -> None:
+    return
+
+
 def _durable_fields_written_later() -> AbstractContextManager[None]:
     """Leave the durable fields of a session to the flusher, and answer before."""
-    save: Any = Session._save  # pyright: ignore[reportPrivateUsage, reportUnknownVariableType]
-
-    async def later(self: Session[Any], tier: Tier, *rest: Any) -> None:
-        if tier is not DURABLE:
-            await save(self, tier, *rest)
-
-    return _replaced(Session, "_save", later)
+    return _replaced(Session, "_commit", _do_nothing_soon)
 
 
 def _snapshot_ahead_of_its_stream() -> AbstractContextManager[None]:
