@@ -20,7 +20,7 @@ ROUNDS = 200
 def test_of_32_racing_processes_exactly_one_gets_each_thing(
     store: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """C5, F14, R10, X5. A lease, the first version of a record, the first event of a stream."""
+    """C5, F14, R10, X5. A lease, a record, a stream, work that a dead runtime left behind."""
     url = f"sqlite:///{tmp_path / 'a.db'}"
     if store == "postgresql":
         url = request.getfixturevalue("postgres_url")

@@ -382,6 +382,8 @@ class Ledger:
         try:
             entry = await self._try(key, decide, ttl, also)
         except (LeaseExpiredError, StaleGenerationError) as error:
+            if error.key != self._presence.fence.key:
+                raise
             # This runtime was silent for too long. With nothing in flight it enters anew.
             await self._presence.overtaken(error)
             self._check_fence()

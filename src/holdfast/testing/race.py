@@ -2,21 +2,24 @@
 Many processes after the same thing at once: of k racers exactly one gets it.
 
     outcome = race(url, racers=32, rounds=1_000)
+    outcome = race(url, racers=32, rounds=1_000, kinds=["entry"])
     assert outcome.sound, outcome.failures
 
 Each racer is a process with the store open. A round names one thing that can be had once: a
-lease, the first version of a record, the first event of a stream. All racers hear of it at the
-same moment and try; each says whether it got it. Several rounds are called out together and
-tried in another order by each racer, so that winners vary. Afterwards each thing had exactly one
-winner, the store names that one, and `verify` finds nothing.
+lease, the first version of a record, the first event of a stream, work that a dead runtime left
+behind. All racers hear of it at the same moment and try; each says whether it got it. Several
+rounds are called out together and tried in another order by each racer, so that winners vary.
+Afterwards each thing had exactly one winner, the store names that one, and `verify` finds nothing.
 """
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
@@ -24,6 +27,8 @@ from typing import IO, Final, cast
 
 import holdfast
 from holdfast.core.errors import ConflictError, LeaseHeldError
+from holdfast.core.ledger import RESUME, EntryState
+from holdfast.core.refusal import EntryHeldError, EntryStateError
 from holdfast.runtime.runtime import Runtime
 
 __all__ = ["CLAIMS", "Claim", "Race", "race"]
@@ -75,7 +80,20 @@ async def _was_begun(rt: Runtime, thing: str) -> str:
     return str(events[0].data) if len(events) == 1 else ""
 
 
+async def _claim(rt: Runtime, thing: str, name: str) -> None:
+    entry = await rt.ledger.claim(thing)
+    await entry.settle(name)
+
+
+async def _claimed(rt: Runtime, thing: str) -> str:
+    info = await rt.ledger.find(thing)
+    if info is None or info.state is not EntryState.SETTLED:
+        return ""
+    return str(info.outcome) if (info.generation, info.attempt) == (2, 2) else ""
+
+
 CLAIMS: Final[Mapping[str, Claim]] = {
+    "entry": Claim(_claim, _claimed),
     "lease": Claim(_grant, _granted),
     "record": Claim(_put, _was_put),
     "stream": Claim(_begin, _was_begun),
@@ -107,7 +125,14 @@ class Race:
         return not self.failures
 
 
-def race(url: str, *, racers: int = 32, rounds: int = 1_000, seed: int = 0) -> Race:
+def race(
+    url: str,
+    *,
+    racers: int = 32,
+    rounds: int = 1_000,
+    seed: int = 0,
+    kinds: Collection[str] = frozenset(CLAIMS),
+) -> Race:
     """
     Let processes race on an empty store.
 
@@ -116,13 +141,15 @@ def race(url: str, *, racers: int = 32, rounds: int = 1_000, seed: int = 0) -> R
         racers: how many processes.
         rounds: how many things there are to be had, of each kind in turn.
         seed: decides in which order racers are called, and each tries.
+        kinds: keys of `CLAIMS`: what is raced for.
 
     Raises:
         RuntimeError: a racer failed; its error was written to stderr.
     """
     outcome, rng = Race(seed, racers), Random(seed)
-    kinds = sorted(CLAIMS)
-    things = [f"{kinds[number % len(kinds)]}/{number}" for number in range(rounds)]
+    chosen = sorted(kinds)
+    things = [f"{chosen[number % len(chosen)]}/{number}" for number in range(rounds)]
+    _leave_behind(url, [thing for thing in things if thing.startswith("entry/")])
     won: dict[str, list[str]] = {thing: [] for thing in things}
     with ExitStack() as stack:
         everybody = [stack.enter_context(_Racer(url, f"r{n}", seed)) for n in range(racers)]
@@ -135,6 +162,25 @@ def race(url: str, *, racers: int = 32, rounds: int = 1_000, seed: int = 0) -> R
                     won[thing].append(racer.name)
     asyncio.run(_judge(url, won, outcome))
     return outcome
+
+
+def _leave_behind(url: str, things: list[str]) -> None:
+    """Let a process die with this work in flight, and a start find it."""
+    program = [sys.executable, "-m", __name__, url]
+    ended = subprocess.run(program, input=json.dumps(things), text=True, check=False)
+    if ended.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the process that leaves work behind ended with {ended.returncode}")
+    asyncio.run(_judge(url, {}, Race(0, 0)))
+
+
+async def _die(url: str, things: Sequence[str]) -> None:
+    async with holdfast.open(url, busy_wait=_BUSY_WAIT) as rt:
+        await asyncio.gather(*(_left(rt, thing) for thing in things))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _left(rt: Runtime, thing: str) -> None:
+    await rt.ledger.begin(thing, policy=RESUME)
 
 
 async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
@@ -201,10 +247,13 @@ async def _run(url: str, name: str, seed: int) -> None:
 async def _try(rt: Runtime, thing: str, name: str) -> str:
     try:
         await CLAIMS[thing.partition("/")[0]].take(rt, thing, name)
-    except (ConflictError, LeaseHeldError):
+    except (ConflictError, LeaseHeldError, EntryHeldError, EntryStateError):
         return ""
     return thing
 
 
 if __name__ == "__main__":
-    asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    if len(sys.argv) == 2:
+        asyncio.run(_die(sys.argv[1], json.loads(sys.stdin.read())))
+    else:
+        asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -12,7 +12,15 @@ from holdfast.core.errors import (
     LeaseHeldError,
     StaleGenerationError,
 )
-from holdfast.core.unit import Append, Fence, ReleaseLease, RenewLease, Unit
+from holdfast.core.unit import (
+    Append,
+    Committed,
+    Fence,
+    GrantLease,
+    ReleaseLease,
+    RenewLease,
+    Unit,
+)
 from holdfast.runtime.lease import Lease
 from holdfast.runtime.runtime import Runtime
 from holdfast.testing.contract.claim import Opener, asynchronous, equal, holds, refused
@@ -130,6 +138,25 @@ class LeaseContract:
                         with refused(StaleGenerationError):
                             await rt.commit(Unit((write,)))
             equal((await rt.leases.grant("b", LONG)).generation, 1, "another key")
+
+    @asynchronous
+    async def test_of_many_who_prove_a_death_one_is_granted(self, open_store: Opener) -> None:
+        """C5, F14, H10. The proof names a generation; the second meets the next and is refused."""
+        async with open_store() as rt:
+            dead = await rt.leases.grant("a", LONG, holder="dead")
+            for wrong in (dead.generation + 1, dead.generation - 1):
+                with refused(LeaseHeldError):
+                    await rt.commit(Unit((GrantLease("a", LONG, "heir", over=wrong),)))
+            heirs = [Unit((GrantLease("a", LONG, f"{n}", over=1),)) for n in range(RACERS)]
+            tries = await asyncio.gather(*map(rt.commit, heirs), return_exceptions=True)
+            granted = [one for one in tries if isinstance(one, Committed)]
+            lost = [one for one in tries if isinstance(one, LeaseHeldError)]
+            equal((len(granted), len(lost)), (1, RACERS - 1), "granted and refused")
+            equal(granted[0].leases[0].generation, 2, "generation of the heir")
+            with refused(StaleGenerationError):
+                await _append(rt, dead.token)
+            with refused(StaleGenerationError):
+                await dead.renew()
 
     @asynchronous
     async def test_a_time_to_live_has_limits(self, open_store: Opener) -> None:
