@@ -231,6 +231,23 @@ class Unit(msgspec.Struct, frozen=True, gc=False):
     id: bytes = b""
 
 
+def together(*parts: Write | Expectation | Unit) -> Unit:
+    """Return writes, expectations and whole units as one unit; the last id given counts."""
+    writes: list[Write] = []
+    expects: list[Expectation] = []
+    id = b""
+    for part in parts:
+        if isinstance(part, Unit):
+            writes += part.writes
+            expects += part.expects
+            id = part.id or id
+        elif isinstance(part, Expectation):
+            expects.append(part)
+        else:
+            writes.append(part)
+    return Unit(tuple(writes), tuple(expects), id)
+
+
 class LeaseRow(msgspec.Struct, frozen=True):
     """
     What the store knows of a lease.

@@ -39,7 +39,7 @@ from holdfast.core.refusal import (
     SessionClosedError,
 )
 from holdfast.core.tier import BUFFERED, DURABLE
-from holdfast.core.unit import Append, Committed, Expectation, RecordRow, Unit, Write
+from holdfast.core.unit import Append, Committed, Expectation, RecordRow, Unit, Write, together
 from holdfast.runtime.history import History
 from holdfast.runtime.image import HEAD, Head, Image, Portion, known_values
 from holdfast.runtime.service import carry_on
@@ -332,7 +332,7 @@ class Session(Generic[T]):
 
     async def _insist(self, make: Callable[[], Portion], also: tuple[Also, ...] = ()) -> Portion:
         """Commit a portion; again, if all that came in between is another head."""
-        more = _flat(also)
+        more = together(*also)
         for left in reversed(range(TRIES_MAX)):
             portion = make()
             writes = (*portion.writes, *more.writes)
@@ -491,23 +491,6 @@ class _Edited(NamedTuple, Generic[T]):
     before: dict[str, bytes]
     now: dict[str, bytes]
     touched: set[str]
-
-
-def _flat(also: tuple[Also, ...]) -> Unit:
-    """Return writes, expectations and units as one unit."""
-    writes: list[Write] = []
-    expects: list[Expectation] = []
-    id = b""
-    for part in also:
-        if isinstance(part, Unit):
-            writes += part.writes
-            expects += part.expects
-            id = part.id or id
-        elif isinstance(part, Expectation):
-            expects.append(part)
-        else:
-            writes.append(part)
-    return Unit(tuple(writes), tuple(expects), id)
 
 
 def stream_of(shape: str, key: Key) -> str:
