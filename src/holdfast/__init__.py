@@ -8,6 +8,7 @@ Holdfast keeps what long-lived Python processes know across `kill -9` and power 
             ...
 """
 
+from holdfast.core.attractor import load_graph
 from holdfast.core.errors import (
     CodecError,
     ConflictError,
@@ -18,7 +19,9 @@ from holdfast.core.errors import (
     StoreError,
 )
 from holdfast.core.event import Event, RecordedEvent
+from holdfast.core.graph import StageOutcome
 from holdfast.core.ledger import ASK, REPORT, RESUME, SUSPEND, EntryState, Policy
+from holdfast.core.machine import Machine, Transition
 from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
 from holdfast.core.unit import (
     Append,
@@ -64,6 +67,7 @@ __all__ = [
     "FenceError",
     "GrantLease",
     "HoldfastError",
+    "Machine",
     "MendRecord",
     "NotFoundError",
     "Options",
@@ -80,12 +84,15 @@ __all__ = [
     "RenewLease",
     "Runtime",
     "SUSPEND",
+    "StageOutcome",
     "StateError",
     "StoreError",
     "Tier",
+    "Transition",
     "TrimStream",
     "Unit",
     "field",
+    "load_graph",
     "open",
     "register",
     "state",

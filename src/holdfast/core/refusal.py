@@ -1,5 +1,6 @@
 """
-Errors of the nouns above the kernel: the boot, sessions, the ledger.
+Errors of the nouns above the kernel: the boot, sessions, the ledger, runs,
+machines.
 
 They belong to the families of `core.errors` and are made like the errors there.
 """
@@ -7,6 +8,7 @@ They belong to the families of `core.errors` and are made like the errors there.
 from dataclasses import dataclass
 
 from holdfast.core.errors import (
+    CodecError,
     ConflictError,
     FenceError,
     NotFoundError,
@@ -143,3 +145,203 @@ class EffectUncertainError(StateError):
         "effect {effect!r} of ledger entry {key!r} was begun and may have happened; find out, "
         "then pass again=True, or settle the entry"
     )
+
+
+# Machines: a table, its input, what its branches know.
+
+
+@dataclass(eq=False, kw_only=True)
+class InputMismatchError(ConflictError):
+    """The pipeline is under way with other content than the one that was supplied."""
+
+    pipeline: str
+    expected: str
+    found: str
+    code = "input_mismatch"
+    text = (
+        "{pipeline} is under way with content {expected}, not {found}; "
+        "resume it, or run it with restart=True"
+    )
+
+
+@dataclass(eq=False, kw_only=True)
+class MergeConflictError(ConflictError):
+    """Two branches of a parallel block changed one field to different values."""
+
+    field: str
+    first: str
+    second: str
+    code = "merge_conflict"
+    text = "branches {first!r} and {second!r} both changed {field!r}; give the block a merge"
+
+
+@dataclass(eq=False, kw_only=True)
+class NoTransitionError(StateError):
+    """A state ended with an outcome for which its machine declares no way on."""
+
+    machine: str
+    state: str
+    outcome: str
+    code = "no_transition"
+    text = "machine {machine!r} has no way on from {state!r} with outcome {outcome!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class BudgetExceededError(StateError):
+    """The run made as many transitions as its machine allows; it does not seem to end."""
+
+    machine: str
+    budget: int
+    code = "budget_exceeded"
+    text = "a run of machine {machine!r} made {budget} transitions; find the loop or raise budget"
+
+
+@dataclass(eq=False, kw_only=True)
+class GoalGateError(StateError):
+    """A graph reached its exit while a goal gate had not succeeded, and nothing can retry it."""
+
+    graph: str
+    node: str
+    code = "goal_gate"
+    text = "graph {graph!r} ends with goal gate {node!r} unsatisfied; give it a retry_target"
+
+
+@dataclass(eq=False, kw_only=True)
+class InvalidMachineError(CodecError):
+    """A machine or graph cannot be run as it is declared."""
+
+    machine: str
+    faults: tuple[str, ...]
+    code = "invalid_machine"
+    text = "machine {machine!r} cannot be run: {faults}"
+
+
+# Runs.
+
+
+@dataclass(eq=False, kw_only=True)
+class RunExistsError(ConflictError):
+    """There is, or was, a run with this id."""
+
+    run_id: str
+    code = "run_exists"
+    text = "there is a run {run_id!r} already; ids are never used twice"
+
+
+@dataclass(eq=False, kw_only=True)
+class AnswerConflictError(ConflictError):
+    """The question has its answer; of several, the first one counts."""
+
+    question_id: str
+    winner: str
+    state: str
+    code = "answer_conflict"
+    text = "question {question_id!r} is {state}; the answer that counts is by {winner!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class RunNotFoundError(NotFoundError):
+    """There is no such run, or retention removed it."""
+
+    run_id: str
+    code = "run_not_found"
+    text = "there is no run {run_id!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class QuestionNotFoundError(NotFoundError):
+    """There is no such question."""
+
+    question_id: str
+    code = "question_not_found"
+    text = "there is no question {question_id!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ArtifactNotFoundError(NotFoundError):
+    """There is no such artifact."""
+
+    artifact_id: str
+    code = "artifact_not_found"
+    text = "there is no artifact {artifact_id!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class ScheduleNotFoundError(NotFoundError):
+    """There is no such schedule."""
+
+    name: str
+    code = "schedule_not_found"
+    text = "there is no schedule {name!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class RunStateError(StateError):
+    """The run is in a state that does not allow this."""
+
+    run_id: str
+    state: str
+    action: str
+    reason: str
+    limit: str = ""
+    code = "run_state"
+    text = "run {run_id!r} is {state} and cannot be {action}: {reason}{limit}"
+
+
+@dataclass(eq=False, kw_only=True)
+class RunFailedError(StateError):
+    """The run ended with an error; its type and message are kept with the run."""
+
+    run_id: str
+    type: str
+    message: str
+    code = "run_failed"
+    status = 500
+    text = "run {run_id!r} failed with {type}; its view holds the message"
+
+
+@dataclass(eq=False, kw_only=True)
+class RunCancelledError(StateError):
+    """The run was cancelled."""
+
+    run_id: str
+    reason: str
+    by: str
+    code = "run_cancelled"
+    text = "run {run_id!r} was cancelled by {by!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class StepFailedError(StateError):
+    """A step failed for good; its error is in the journal and the same in every replay."""
+
+    step: str
+    type: str
+    message: str
+    attempts: int
+    code = "step_failed"
+    status = 500
+    text = "step {step} failed with {type} after {attempts} attempt(s); the journal has the message"
+
+
+@dataclass(eq=False, kw_only=True)
+class ChildFailedError(StateError):
+    """A child run did not succeed."""
+
+    run_id: str
+    state: str
+    type: str
+    message: str
+    code = "child_failed"
+    status = 500
+    text = "child run {run_id!r} ended as {state}"
+
+
+@dataclass(eq=False, kw_only=True)
+class StageFailedError(StateError):
+    """A stage of a graph failed, and no edge or retry target leads on from there."""
+
+    stage: str
+    reason: str
+    code = "stage_failed"
+    text = "stage {stage!r} failed: {reason}"
