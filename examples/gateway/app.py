@@ -103,9 +103,9 @@ class Gateway:
             return shown(session.value)
 
     async def interrupted(self, request: Request) -> Response:
-        """List what the recoveries reported."""
-        reports = await self.rt.history("holdfast/recovery").read()
-        found = [report.data["parts"]["ledger"]["entries"] for report in reports]
+        """List what the rescues reported."""
+        reports = await self.rt.history("holdfast/rescues").read()
+        found = [report.data["entries"] for report in reports]
         return shown([["/".join(key), number] for part in found for key, number, _ in part])
 
     async def refuse(self, request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ import httpx
 
 from examples.gateway.model import FRAGILE
 
-PAUSE = 0.02
+PAUSE = 0.05
 FINAL = {200: "answered", 502: "model_failed"}
 FINAL_CODES = {"breaker_open", "ambiguous_identity"}
 
@@ -65,6 +65,7 @@ class Conversation(NamedTuple):
 class Attempt(NamedTuple):
     """One sending of a turn, and what came back: nothing if the connection broke."""
 
+    conversation: int
     turn: str
     sent_at: float
     ended_at: float
@@ -118,7 +119,8 @@ class Client:
         self.attempts: list[Attempt] = []
         self.answered = 0
         self._moved = asyncio.Condition()
-        self._http = httpx.AsyncClient(base_url=url, timeout=30.0)
+        self._looking = asyncio.Lock()
+        self._http = httpx.AsyncClient(base_url=url, timeout=30.0, verify=False)
 
     async def close(self) -> None:
         """Hang up."""
@@ -144,16 +146,34 @@ class Client:
 
     async def say(self, conversation: Conversation, index: int, headers: dict[str, str]) -> Attempt:
         """Send a turn until there is an answer."""
-        body = conversation.body(index)
         while True:
-            attempt = await self.send(body, headers)
-            if attempt is not None and attempt.final:
+            attempt = await self.send(conversation, index, headers)
+            if attempt is None:
+                await self._door()
+            elif attempt.final:
                 return attempt
-            await asyncio.sleep(PAUSE)
+            else:
+                await asyncio.sleep(PAUSE)
 
-    async def send(self, body: dict[str, Any], headers: dict[str, str]) -> Attempt | None:
+    async def _door(self) -> None:
+        """Wait until somebody listens; one looks for all."""
+        async with self._looking:
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection(
+                        self._http.base_url.host, self._http.base_url.port
+                    )
+                except OSError:
+                    await asyncio.sleep(PAUSE)
+                else:
+                    writer.close()
+                    return
+
+    async def send(
+        self, conversation: Conversation, index: int, headers: dict[str, str]
+    ) -> Attempt | None:
         """Send a turn once; None if nobody was there to take it."""
-        sent_at, status, answer = monotonic(), 0, {}
+        body, (sent_at, status, answer) = conversation.body(index), (monotonic(), 0, {})
         try:
             came = await self._http.post("/v1/chat", json=body, headers=headers)
             status, answer = came.status_code, came.json()
@@ -161,8 +181,9 @@ class Client:
             return None
         except httpx.TransportError:
             pass
-        self.attempts.append(Attempt(body["turn"], sent_at, monotonic(), status, answer))
-        return self.attempts[-1]
+        attempt = Attempt(conversation.number, body["turn"], sent_at, monotonic(), status, answer)
+        self.attempts.append(attempt)
+        return attempt
 
     async def look(self, path: str) -> Any:
         """Return what a page of the gateway says, once it answers."""

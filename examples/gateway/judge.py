@@ -50,8 +50,14 @@ class Evidence(NamedTuple):
         return {
             attempt.answer["session"]
             for attempt in [*self.attempts, *self.known[conversation.number]]
-            if attempt.turn in conversation.turns and attempt.status == 200
+            if attempt.conversation == conversation.number and attempt.status == 200
         }
+
+    def broken(self, conversation: Conversation) -> int:
+        """Return how many attempts of a conversation broke."""
+        return sum(
+            each.broken and each.conversation == conversation.number for each in self.attempts
+        )
 
 
 def judge(run: Evidence, quiet: Evidence) -> list[str]:
@@ -67,6 +73,7 @@ def judge(run: Evidence, quiet: Evidence) -> list[str]:
         *totals_are_equal(run, quiet),
         *every_name_finds_its_session(run),
         *no_turn_ran_twice(run),
+        *the_breaker_stays_open(run),
         *the_interrupted_are_reported(run),
     ]
 
@@ -138,6 +145,16 @@ def no_turn_ran_twice(run: Evidence) -> Iterator[str]:
             yield f"{call} was made {count} times"
 
 
+def the_breaker_stays_open(run: Evidence) -> Iterator[str]:
+    """A model that fails is asked once, unless a kill came between the question and the latch."""
+    for conversation in run.script:
+        if conversation.model == FRAGILE:
+            asked = sum(call.turn in conversation.turns for call in run.calls)
+            broken = run.broken(conversation)
+            if not 0 < asked <= 1 + broken:
+                yield f"a model that fails was asked {asked} times, {broken} attempts broke"
+
+
 def the_interrupted_are_reported(run: Evidence) -> Iterator[str]:
     """What the model was asked and nobody was told is reported; nothing else is."""
     ended = {
@@ -153,10 +170,9 @@ def the_interrupted_are_reported(run: Evidence) -> Iterator[str]:
             yield f"{call} was interrupted and not reported"
     yield from (f"{name} was reported and is in the transcript" for name in ended & reported)
     for conversation in run.script:
-        broken = sum(
-            attempt.broken and attempt.turn in conversation.turns for attempt in run.attempts
-        )
-        told = sum(key in run.keys(conversation) for key, _ in reported)
+        broken = run.broken(conversation)
+        keys = run.keys(conversation)
+        told = sum(key in keys for key, _ in reported)
         if told > broken:
             yield f"conversation {conversation.number}: {told} reported, {broken} broke"
 

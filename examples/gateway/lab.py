@@ -17,10 +17,11 @@ from examples.gateway.judge import Evidence, judge
 from examples.gateway.model import Call, Model
 from examples.gateway.process import Process
 
-CONVERSATIONS, TURNS, KILLS = 12, 30, 20
-DELAY = 0.03
+CONVERSATIONS, TURNS, KILLS = 12, 40, 20
+DELAY = 0.25
 FLUSH_INTERVAL = 0.1
-SOON = 0.1
+SOON = 0.2
+EARLY, STARTING = 0.25, (0.3, 1.0)
 LIMIT = 240.0
 
 
@@ -76,7 +77,7 @@ async def run(path: Path, seed: int, kills: int) -> Evidence:
     store = f"sqlite:///{path}.db"
     said = script(seed, CONVERSATIONS, TURNS)
     with (
-        Model(DELAY) as model,
+        Model(DELAY if kills else 0) as model,
         Process(
             store, model.url, path.with_suffix(".log"), flush_interval=FLUSH_INTERVAL
         ) as process,
@@ -100,12 +101,15 @@ async def run(path: Path, seed: int, kills: int) -> Evidence:
 async def kill(
     process: Process, client: Client, said: list[Conversation], random: Random, times: int
 ) -> list[float]:
-    """Kill the gateway at random instants, from its first turn to one of its last."""
+    """Kill the gateway at random instants, some of them while it comes back from the last."""
     turns = sum(len(conversation.texts) for conversation in said)
     killed: list[float] = []
     for at in sorted(random.randrange(turns) for _ in range(times)):
-        await client.until(lambda at=at: client.answered >= at)  # type: ignore[misc]
-        await asyncio.sleep(random.uniform(0, SOON))
+        if random.random() < EARLY:
+            await asyncio.sleep(random.uniform(*STARTING))
+        else:
+            await client.until(lambda at=at: client.answered >= at)  # type: ignore[misc]
+            await asyncio.sleep(random.uniform(0, SOON))
         process.kill()
         killed.append(monotonic())
         process.start()
