@@ -7,6 +7,8 @@ injective and keeps order: each part's bytes, a zero byte escaped as `00 FF`, th
 `00`. So a tuple prefix is a byte prefix, and listing by prefix is a range.
 """
 
+from functools import lru_cache
+
 from holdfast.core.errors import InvalidValueError, LimitError
 
 Key = tuple[str, ...]
@@ -18,6 +20,7 @@ _ABOVE_ALL = b"\xff"
 # Words found acceptable; programs use a few of them over and over.
 _accepted: set[str] = set()
 _ACCEPTED_MAX = 4_096
+_ENCODED_MAX = 1_024
 
 
 def encode_name(what: str, name: str) -> bytes:
@@ -47,6 +50,16 @@ def encode_key(key: Key) -> bytes:
         InvalidValueError: the tuple is empty or a part has no UTF-8 form.
         LimitError: it is longer than `NAME_BYTES_MAX`.
     """
+    try:
+        return _encoded(key)
+    except TypeError:
+        # A part that cannot be looked up is no string; this says which.
+        return _encoded.__wrapped__(key)
+
+
+@lru_cache(_ENCODED_MAX)
+def _encoded(key: Key) -> bytes:
+    """One commit asks for the same few keys over and over."""
     if not key:
         raise InvalidValueError(what="key", reason="a key needs at least one part")
     encoded = b"".join(_utf8("key", part).replace(b"\0", b"\0\xff") + b"\0" for part in key)
@@ -62,6 +75,9 @@ def decode_key(encoded: bytes) -> Key:
     Raises:
         ValueError: the bytes are not the encoding of any key.
     """
+    if b"\0\xff" not in encoded and encoded.endswith(b"\0"):
+        # No part holds a zero byte, as almost always.
+        return tuple(part.decode() for part in encoded[:-1].split(b"\0"))
     parts: list[str] = []
     part = bytearray()
     at = 0

@@ -28,7 +28,7 @@ from holdfast.runtime.service import Service, breathe, carry_on
 from holdfast.runtime.session import Session
 from holdfast.store.store import Store
 
-CHUNK_SESSIONS = 100
+CHUNK_SESSIONS = 200
 CHUNK_BYTES = 1024 * 1024
 # A flush is late when the last one that wrote all is so many intervals ago.
 LATE_INTERVALS = 2

@@ -157,9 +157,10 @@ class Identities:
     name = "identities"
     phase = Phase.RESTORING
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, *, serving: bool = False) -> None:
+        """Take the store, and whether the boot is over."""
         self._store = store
+        self._commit = store.commit if serving else store.commit_early
 
     async def plan(self) -> Sequence[Step]:
         """Read the index; say how large it is, and how much of it is damaged."""
@@ -189,12 +190,24 @@ class Identities:
         progress(known)
         rebuilt = 0
         if broken:
-            rebuilt = await self._rebuild(progress)
-            await self._check(progress)
+            rebuilt = await self.rebuild(progress)
         return {"known": known, "damaged": sum(step.count for step in broken), "rebuilt": rebuilt}
 
-    async def _rebuild(self, progress: Progress) -> int:
-        """Compare every session with its entries, and put those that are missing."""
+    async def rebuild(self, progress: Progress) -> int:
+        """
+        Compare every session with its entries, and put those that are missing.
+
+        Returns:
+            How many were put.
+
+        Raises:
+            DamagedError: a head is damaged as well, or an entry does not say whose it was.
+        """
+        rebuilt = await self._compare(progress)
+        await self._drop(progress)
+        return rebuilt
+
+    async def _compare(self, progress: Progress) -> int:
         rebuilt = 0
         async for listed in every(self._store, HEAD):
             if not listed.intact:
@@ -231,19 +244,14 @@ class Identities:
             write = PatchRecord(IDENTITY, name, {entry: value})
             expects = (AtVersion(IDENTITY, name, row.version if row and row.value else 0),)
         try:
-            await self._store.commit_early(Unit((write,), expects))
+            await self._commit(Unit((write,), expects))
         except VersionConflictError:
             # Another runtime is at it as well; what is there now is looked at again.
             return await self._put(session, identity)
         return True
 
-    async def _check(self, progress: Progress) -> None:
-        """
-        Drop entries that are still damaged: of no session that is there.
-
-        Raises:
-            DamagedError: one that does not even say whose it was.
-        """
+    async def _drop(self, progress: Progress) -> None:
+        """Drop entries that are still damaged: of no session that is there."""
         async for listed in every(self._store, IDENTITY):
             if listed.intact:
                 continue
@@ -254,5 +262,5 @@ class Identities:
                 )
             empty = codec.encode({})
             unit = Unit((MendRecord(IDENTITY, name, empty), DeleteRecord(IDENTITY, name)))
-            await self._store.commit_early(unit)
+            await self._commit(unit)
             progress(1)

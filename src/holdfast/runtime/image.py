@@ -2,9 +2,9 @@
 What is stored of one session, and the units that change it.
 
 A session is a *head* (its identities, the version of its class, when it was made) and a record
-per slot. The head is in every unit as an expectation, so that no write brings back a session
-that another runtime closed; a slot is expected at the version at which it was read, so that two
-runtimes cannot overwrite each other.
+per slot. A slot is expected at the version at which it was read, so that two runtimes cannot
+overwrite each other, and that no write brings back a session that another one closed; for slots
+that were never saved the head is expected instead.
 
     load      reads head and slots at once; a slot that is damaged counts as never saved
     unit      the writes for some changed fields, and what they expect
@@ -284,7 +284,7 @@ class Image:
         wanted = set(changed)
         fields: dict[str, bytes] = {}
         writes: list[Write] = []
-        expects: list[Expectation] = []
+        expects: list[AtVersion] = []
         for slot in self._shape.slots:
             names = [name for name in slot.fields if name in wanted]
             if names and slot.grouped:
@@ -298,11 +298,15 @@ class Image:
             writes.append(self._write(slot, part))
             if slot.name not in self.damaged or slot.name in self._versions:
                 expects.append(AtVersion(slot.kind, self.key, self._versions.get(slot.name, 0)))
-        return Portion(fields, (*self._head_writes(), *writes), (*self.expects(), *expects))
+        head = self._head_writes()
+        if head or not any(part.version for part in expects):
+            # A slot that is still at its version says that the session was not closed.
+            expects.append(self._as_known())
+        return Portion(fields, (*head, *writes), tuple(expects))
 
-    def expects(self) -> tuple[Expectation, ...]:
-        """Return that the session is still the one that was read."""
-        return (AtVersion(HEAD, self.name, self._head_version),)
+    def _as_known(self) -> AtVersion:
+        """Return that the head is still as it was read."""
+        return AtVersion(HEAD, self.name, self._head_version)
 
     def _write(self, slot: Slot, part: dict[str, bytes]) -> Write:
         part = {**part, VERSION_FIELD: codec.encode(self._shape.version)}
@@ -372,13 +376,19 @@ class Image:
             PatchRecord(IDENTITY, (self._shape.name, one), {candidate(self.key): at})
             for one in fresh
         )
-        return Portion({}, (head.write(self.name, self._tag), *entries), self.expects())
+        return Portion({}, (head.write(self.name, self._tag), *entries), (self._as_known(),))
 
     def moving(self, tag: str) -> Portion:
         """Return what puts the session aside, or takes it up again."""
         if self.head is None or tag == self._tag:
             return Portion({}, (), ())
-        return Portion({}, (self.head.write(self.name, tag),), self.expects())
+        # A new version of each slot, so that another runtime that changes one takes notice.
+        versions = {slot.kind: self._versions.get(slot.name, 0) for slot in self._shape.slots}
+        touches = [PatchRecord(kind, self.key) for kind, version in versions.items() if version]
+        expects = [AtVersion(kind, self.key, version) for kind, version in versions.items()]
+        return Portion(
+            {}, (self.head.write(self.name, tag), *touches), (self._as_known(), *expects)
+        )
 
     async def closing(self) -> Portion:
         """Return what removes the session and its entries in the index."""
@@ -387,7 +397,7 @@ class Image:
         names = {slot.name for slot in self._shape.slots} | set(self.head.slots)
         writes: list[Write] = [DeleteRecord(HEAD, self.name)]
         writes += [DeleteRecord(self._shape.kind(name), self.key) for name in sorted(names)]
-        expects = list(self.expects())
+        expects = [self._as_known()]
         keys = [(self._shape.name, one) for one in self.head.identities]
         for row in await self._store.read(
             lambda reader: [reader.record(IDENTITY, k) for k in keys]

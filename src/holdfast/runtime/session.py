@@ -150,10 +150,10 @@ class Session(Generic[T]):
         Raises:
             DecodeError: it was stored by a newer version of the class.
         """
-        if not self._loaded:
+        if not self._loaded or self._image.left() == 0:
             await self._around.used(self)
             async with self._writing:
-                if not self._loaded:
+                if not self._loaded or self._image.left() == 0:
                     await self._load()
 
     async def _load(self) -> None:
@@ -266,10 +266,10 @@ class Session(Generic[T]):
             SessionClosedError, SessionArchivedError: it cannot be changed any more.
             OutcomeUnknownError: the commit failed.
         """
-        await self.load()
         await self._editing.acquire()
         handed_over = False
         try:
+            await self.load()
             if self._image.archived:
                 raise SessionArchivedError(kind=self._shape.name, key=self.key)
             base, before = self.value, dict(self._now)
@@ -322,8 +322,9 @@ class Session(Generic[T]):
     ) -> None:
         try:
             portion = await self._insist(lambda: self._portion(now, changed), also)
-        except (VersionConflictError, DamagedError):
-            await self._absorb(durable=True)
+        except (VersionConflictError, DamagedError) as error:
+            if not await self._absorb(durable=True):
+                raise SessionClosedError(kind=self._shape.name, key=self.key) from error
             raise
         except SessionClosedError:
             self._start_anew()
@@ -451,10 +452,12 @@ class Session(Generic[T]):
         async with self._writing:
             await self._catch_up(durable=not self._editing.locked())
 
-    async def _absorb(self, *, durable: bool) -> None:
+    async def _absorb(self, *, durable: bool) -> bool:
         """Take over what another runtime wrote since, after a conflict."""
-        if await self._catch_up(durable=durable):
+        same = await self._catch_up(durable=durable)
+        if same:
             self._around.counted("merged", 1)
+        return same
 
     async def _catch_up(self, *, durable: bool) -> bool:
         """Take over what is stored, under what was changed here; False if that is a new session."""

@@ -19,14 +19,19 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import HoldfastError, VersionConflictError
+from holdfast.core.errors import (
+    DamagedError,
+    HoldfastError,
+    InvalidValueError,
+    VersionConflictError,
+)
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.refusal import AmbiguousIdentityError
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.flush import Flusher
 from holdfast.runtime.history import History
-from holdfast.runtime.identity import Found, Look, every, look
+from holdfast.runtime.identity import Found, Identities, Look, every, look
 from holdfast.runtime.image import ACTIVE, ARCHIVED, HEAD, Head, Image
 from holdfast.runtime.session import TRIES_MAX, Session, Surroundings
 from holdfast.runtime.state import Shape, shape_of
@@ -76,8 +81,10 @@ class Sessions:
     ) -> None:
         """Take the store, who flushes, and how many sessions are held in memory."""
         self._store = store
+        self._damages = damages
         self._limit = limit
         self._all: WeakValueDictionary[Key, Session[Any]] = WeakValueDictionary()
+        self._shapes: dict[str, Shape] = {}
         self._held: OrderedDict[Key, Session[Any]] = OrderedDict()
         self.counts = dict.fromkeys(("damaged", "merged", "expired", "closed", "evicted"), 0)
         self._around = Surroundings(
@@ -99,11 +106,15 @@ class Sessions:
             identities: by what it can be found too; attached when it is entered.
 
         Raises:
-            InvalidValueError: the class is not declared with `@state`.
+            InvalidValueError: the class is not declared with `@state`, or another class of its
+                name is in use.
         """
         path = as_key(key)
         encode_key(path)
-        name = (shape_of(kind).name, *path)
+        shape = shape_of(kind)
+        if self._shapes.setdefault(shape.name, shape) is not shape:
+            raise InvalidValueError(what=shape.name, reason="is the name of another class in use")
+        name = (shape.name, *path)
         session = self._all.get(name)
         if session is None:
             session = self._all[name] = Session(self._around, kind, path)
@@ -244,6 +255,14 @@ class Sessions:
 
     async def _look(self, shape: Shape, identities: Sequence[str], within: float | None) -> Look:
         world = self._store.world
+        try:
+            return await self._store.read(
+                lambda reader: look(reader, world, shape, identities, within)
+            )
+        except DamagedError as damage:
+            await self._damages.note(damage)
+            self._count("damaged", 1)
+        await Identities(self._store, serving=True).rebuild(lambda _: None)
         return await self._store.read(lambda reader: look(reader, world, shape, identities, within))
 
     def _drawn(self) -> bytes:
