@@ -20,6 +20,8 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL
+
 
 class Phase(StrEnum):
     """Where a runtime is on its way from opening to closed."""
@@ -134,7 +136,16 @@ def plain(report: Report) -> dict[str, Any]:
     return {"clean": report.clean, "steps": steps, "parts": report.parts}
 
 
-def from_plain(data: dict[str, Any]) -> Report:
-    """Return the report that an event of the stream holds."""
-    steps = tuple(Step(**step) for step in data["steps"])
-    return Report(data["clean"], Plan(steps), data["parts"])
+def loss(epoch: int, flush_interval: float) -> dict[str, Any]:
+    """
+    Return what a runtime that died may have lost: per tier the seconds before its death.
+
+    Whatever was durable is there, buffered fields are as of the last flush, and ephemeral ones
+    were never meant to come back.
+
+    Args:
+        epoch: of the runtime.
+        flush_interval: seconds between two of its flushes.
+    """
+    lost = {DURABLE.value: 0.0, BUFFERED.value: flush_interval, EPHEMERAL.value: None}
+    return {"epoch": epoch, "lost_seconds_max": lost}

@@ -19,6 +19,7 @@ which is what the next one begins with.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from holdfast.core.clock import Clock
@@ -31,6 +32,7 @@ from holdfast.core.refusal import (
     BootBudgetError,
 )
 from holdfast.core.unit import Append, TrimStream, Unit, Write
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.health import Life, reason_of
 from holdfast.store.store import Store
 
@@ -92,13 +94,15 @@ class Boot:
         report: what was found and done, once it is durable.
     """
 
-    def __init__(self, store: Store, life: Life) -> None:
+    def __init__(self, store: Store, life: Life, damages: Damages) -> None:
         """Take a store that is not open yet."""
         self._store = store
+        self._damages = damages
         self._life = life
         self._clock: Clock = store.world.clock
         self.parts: list[Part] = []
         self.members: list[Member] = []
+        self._entered: list[Member] = []
         self.report: Report | None = None
 
     async def run(self) -> None:
@@ -122,6 +126,8 @@ class Boot:
                     budget=budget, phase=refusal.phase, done=refusal.done, total=refusal.total
                 ) from None
         except Exception as error:
+            if self._entered:
+                await self._write_failure(error)
             self._life.fail(error)
             raise
 
@@ -132,8 +138,10 @@ class Boot:
         self._life.move(Phase.VERIFYING)
         writable = not self._store.options.read_only
         if writable:
+            await self._damages.recall()
             for member in self.members:
                 await member.enter()
+                self._entered.append(member)
         plan = await self.plan() if writable else Plan()
         sections: dict[str, dict[str, Any]] = {}
         for phase in (Phase.RESTORING, Phase.RECONCILING):
@@ -169,12 +177,7 @@ class Boot:
         return frozenset(part.name for part in self.parts if part.phase is Phase.RECONCILING)
 
     async def _write_report(self, report: Report, begun: float) -> None:
-        opened = self._store.opened
-        meta = {
-            "epoch": opened.epoch if opened else 0,
-            "incarnation": opened.incarnation.hex() if opened else "",
-            "seconds": self._clock.monotonic() - begun,
-        }
+        meta = {**self._meta(), "seconds": self._clock.monotonic() - begun}
         event = Event.of("recovery.finished", plain(report), meta)
         head = await self._store.read(lambda reader: reader.head(REPORTS))
         writes: tuple[Write, ...] = (Append(REPORTS, (event,)),)
@@ -183,10 +186,24 @@ class Boot:
         await self._store.commit_early(Unit(writes))
         self.report = report
 
+    def _meta(self) -> dict[str, object]:
+        """Return what tells one start from another; no part of what was found."""
+        opened = self._store.opened
+        if opened is None:
+            return {}
+        return {"epoch": opened.epoch, "incarnation": opened.incarnation.hex()}
+
+    async def _write_failure(self, error: Exception) -> None:
+        """Leave word why it failed, if the store takes it; what failed goes on to the caller."""
+        data = {"phase": self._life.phase.value, "reason": reason_of(error)}
+        with suppress(HoldfastError):
+            event = Event.of("recovery.failed", data, self._meta())
+            await self._store.commit_early(Unit((Append(REPORTS, (event,)),)))
+
     async def leave(self) -> None:
-        """Say goodbye for every member that entered, last one first."""
-        for member in reversed(self.members):
+        """Say goodbye for every member that entered, last one first; a second call does nothing."""
+        while self._entered:
             try:
-                await member.leave()
+                await self._entered.pop().leave()
             except HoldfastError as error:
                 log.warning("event=goodbye_failed reason=%s", reason_of(error))

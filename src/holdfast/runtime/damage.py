@@ -19,23 +19,45 @@ LISTED_MAX = 1_000
 
 
 class Damages:
-    """The notes about damage in one store."""
+    """
+    The notes about damage in one store.
+
+    Attributes:
+        count: how many things are known to be damaged; counted at the boot, up to `LISTED_MAX`,
+            and with every note since.
+    """
 
     def __init__(self, store: Store) -> None:
         """Take the store."""
         self._store = store
+        self._noted: set[tuple[str, str]] = set()
+        self.count = 0
+
+    async def recall(self) -> None:
+        """Count what was found damaged before this opening."""
+        known = await self._store.read(
+            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
+        )
+        self._noted |= {(record.key[0], record.key[1]) for record in known}
+        self.count = len(self._noted)
 
     async def note(self, damage: DamagedError) -> None:
         """Remember a damage; a store that cannot be written only logs it."""
         log.error(
             "event=damage what=%s name=%r sequence=%s", damage.what, damage.name, damage.sequence
         )
+        self._noted.add((damage.what, damage.name))
+        self.count = len(self._noted)
         value = codec.encode({"sequence": damage.sequence, "reason": damage.reason})
         try:
             key = (damage.what, damage.name)
-            await self._store.commit(Unit((PutRecord(KIND, key, value),)))
+            await self._store.commit_early(Unit((PutRecord(KIND, key, value),)))
         except HoldfastError:
             log.warning("event=damage_not_noted what=%s", damage.what)
+
+    def words(self) -> str:
+        """Return what is known in words; empty if nothing is."""
+        return f"{self.count} things are damaged; run `holdfast verify`" if self.count else ""
 
     async def known(self) -> dict[tuple[str, str], int | None]:
         """Return sequence (or None) by what and name of everything found damaged."""

@@ -24,6 +24,8 @@ from holdfast.runtime.health import Life
 from holdfast.store.store import Store
 
 DEADLINE: Final = 30.0
+# What changes while a flush is under way is written by the next one; not for ever.
+FLUSHES_MAX: Final = 10
 
 
 class Work(Protocol):
@@ -112,4 +114,6 @@ class Drain:
     async def _flush(self) -> None:
         await self._flusher.stop()
         if self._writable:
-            await self._flusher.flush()
+            for _ in range(FLUSHES_MAX):
+                if not (await self._flusher.flush()).left:
+                    return

@@ -196,6 +196,7 @@ class Ledger:
             EntryStateError: it is not to go on.
             EntryNotFoundError: there is no such work.
         """
+        self._store.check_admitted()
         path = as_key(key)
 
         def decide(found: EntryRow | None) -> EntryRow:
@@ -229,6 +230,7 @@ class Ledger:
             EntryNotFoundError: there is no such work.
             EntryStateError: it ended already.
         """
+        self._store.check_admitted()
         path = as_key(key)
         while True:
             record, row = await self._known(path)
@@ -264,6 +266,7 @@ class Ledger:
             EntryNotFoundError: there is no such work.
             EntryStateError: it is in flight, it ended, or it was stopped and cannot go on.
         """
+        self._store.check_admitted()
         path = as_key(key)
         checked = self._book.checked(outcome, "outcome")
         while True:

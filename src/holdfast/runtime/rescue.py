@@ -38,7 +38,7 @@ from holdfast.core.errors import (
 )
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import EntryRow, EntryState, Sign, decode_row, fold, verdict
-from holdfast.core.recovery import Phase, Step
+from holdfast.core.recovery import Phase, Step, loss
 from holdfast.core.unit import (
     AtVersion,
     CloseStream,
@@ -112,6 +112,7 @@ class Rescued(msgspec.Struct):
         runtimes: epochs of the runtimes whose work was taken over.
         entries: key, generation and state of each entry, up to `NAMED_MAX`.
         states: how many of each.
+        losses: per runtime what of it may be lost, by tier.
         rebuilt: keys of entries whose record was rebuilt from the log.
         damaged: what could not be read, in words.
     """
@@ -119,6 +120,7 @@ class Rescued(msgspec.Struct):
     runtimes: list[int] = []
     entries: list[list[Any]] = []
     states: Counter[str] = msgspec.field(default_factory=Counter[str])
+    losses: list[dict[str, Any]] = []
     rebuilt: list[list[str]] = []
     damaged: list[str] = []
 
@@ -128,6 +130,7 @@ class Rescued(msgspec.Struct):
             "runtimes": sorted(self.runtimes),
             "rescued": dict(sorted(self.states.items())),
             "entries": sorted(self.entries),
+            "losses": sorted(self.losses, key=lambda loss: loss["epoch"]),
             "rebuilt": sorted(self.rebuilt),
             "damaged": sorted(self.damaged),
         }
@@ -233,6 +236,7 @@ class Rescue:
         except FenceError:
             return  # It took longer than the lease lasted; somebody else goes on.
         rescued.runtimes.append(dead.present.epoch)
+        rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
 
     async def _take(self, dead: Dead) -> Fence | None:
         """Take the lease of a dead runtime; None if somebody else did, or it lives."""

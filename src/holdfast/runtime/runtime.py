@@ -74,11 +74,12 @@ class Runtime:
         self._store = store
         self._life = Life(store.world.clock)
         self._gates = Gates(store.world.clock)
-        self._boot = Boot(store, self._life)
         self._errand = Errand("boot")
         store.shut(self._life.refusal)
         self._redaction = redaction
         self._damages = Damages(store)
+        self._boot = Boot(store, self._life, self._damages)
+        self._closing = asyncio.Lock()
         self._flusher = Flusher(store, flush_interval)
         self._watchdog = Watchdog(self._flusher)
         self._watch = Watch(store)
@@ -119,9 +120,7 @@ class Runtime:
         """Return a stream by name; it begins with its first event."""
         return History(self._store, stream, self._redaction, self._damages)
 
-    def session(
-        self, kind: type[T], key: str | Key, identities: Sequence[str] = ()
-    ) -> Session[T]:
+    def session(self, kind: type[T], key: str | Key, identities: Sequence[str] = ()) -> Session[T]:
         """
         Return the session of a state class with this key; one object per key and runtime.
 
@@ -223,10 +222,14 @@ class Runtime:
             deadline: seconds to wait for work under way; what is not done then is left as it
                 is, and the next recovery finds it.
         """
-        try:
-            return await self._drain.run(deadline)
-        finally:
-            await self._release()
+        await self._errand.stop()
+        async with self._closing:
+            try:
+                if self._life.phase is Phase.READY:
+                    return await self._drain.run(deadline)
+                return Drained(())
+            finally:
+                await self._release()
 
     async def boot(self) -> None:
         """
@@ -244,7 +247,7 @@ class Runtime:
 
     def boot_aside(self) -> None:
         """Bring it up beside the caller, who asks `ready` or `health`."""
-        self._errand.start(self._boot_and_start())
+        self._errand.start(self._boot_and_start)
 
     async def _boot_and_start(self) -> None:
         await self._boot.run()
@@ -260,16 +263,13 @@ class Runtime:
 
     async def close(self) -> None:
         """Flush, say goodbye, release the store; work under way is not waited for."""
-        await self._errand.stop()
-        try:
-            if self._life.phase is Phase.READY:
-                await self._drain.run(0.0)
-        finally:
-            await self._release()
+        await self.drain(0.0)
 
     async def _release(self) -> None:
         """End the background duties and release the store."""
         try:
+            if self._life.phase is not Phase.CLOSED and self._store.opened is not None:
+                await self._goodbye()
             await self._watchdog.stop()
             await self._flusher.stop()
             await self._lifeline.stop()
@@ -288,8 +288,18 @@ class Runtime:
         self._life.fail(error)
         self._store.shut(self._life.refusal)
 
+    async def _goodbye(self) -> None:
+        """Say it also where a boot failed or a drain did not come so far."""
+        self._store.shut(self._life.refusal)
+        if self._store.poisoned is None and not self._store.options.read_only:
+            await self._boot.leave()
+
     def _add_gates(self) -> None:
-        self._gates.add("store", lambda: self._store.poisoned or "", needed=True)
+        gates, store, flusher = self._gates, self._store, self._flusher
+        gates.add("store", lambda: store.poisoned or "", needed=True)
+        gates.add("commits", lambda: "" if store.trouble is None else reason_of(store.trouble))
+        gates.add("flush", lambda: "the last flush is late" if flusher.late else "")
+        gates.add("damage", self._damages.words)
 
 
 class Opening:

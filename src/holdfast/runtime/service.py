@@ -84,13 +84,13 @@ class Errand:
         self.name = name
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, work: Coroutine[object, object, None]) -> None:
+    def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Begin; whoever does the work tells its outcome, so that a failure is not lost."""
         self._task = asyncio.create_task(self._run(work), name=f"holdfast-{self.name}")
 
-    async def _run(self, work: Coroutine[object, object, None]) -> None:
+    async def _run(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception:
             log.exception("event=errand_failed errand=%s", self.name)
 

@@ -279,6 +279,7 @@ class Session(Generic[T]):
                 yield draft
             finally:
                 end_watch(draft)
+            self._store.check_admitted()  # What is buffered would not be written any more.
             self._shape.derive(draft)
             now = self._shape.encode(draft)
             self._check_counters(base, draft)

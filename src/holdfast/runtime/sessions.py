@@ -134,7 +134,11 @@ class Sessions:
             kind: class of the sessions.
             identities: in the order of their strength.
             within: only sessions that changed in so many seconds.
+
+        Raises:
+            NotReadyError: the index may not be whole yet.
         """
+        self._store.check_admitted()
         return (await self._look(shape_of(kind), identities, within)).found
 
     async def reach(

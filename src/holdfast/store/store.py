@@ -23,6 +23,7 @@ from holdfast.core.errors import (
     InvalidValueError,
     OutcomeForgottenError,
     PoisonedError,
+    StoreError,
 )
 from holdfast.core.event import EventRow, Head
 from holdfast.core.ids import UNIT_ID_BYTES
@@ -122,6 +123,11 @@ class Store:
     def poisoned(self) -> str | None:
         """Why the store stopped, or None."""
         return self._writer.poisoned
+
+    @property
+    def trouble(self) -> StoreError | None:
+        """What the last transaction failed with (full, busy, out of reach), or None."""
+        return self._writer.trouble
 
     def shut(self, refusal: Callable[[], HoldfastError]) -> None:
         """Refuse every commit from now on, but for those that pass early; until `admit`."""

@@ -119,6 +119,7 @@ class Writer:
         self._closing = False
         self._rooms: list[tuple[asyncio.Future[None], Loop]] = []
         self.poisoned: str | None = None
+        self.trouble: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="holdfast-writer", daemon=True)
 
     def start(self) -> None:
@@ -263,6 +264,7 @@ class Writer:
             self._poison(str(error))
             return [OutcomeUnknownError(unit_id=unit.id.hex(), reason=str(error)) for unit in units]
         except _CONCERNS_ALL as error:
+            self.trouble = error if isinstance(error, StoreError) else None
             return [error.fresh() for _ in entries]
         except Exception as error:
             # A value that cannot be stored, a damaged row, a fault of ours. Nothing was
@@ -274,6 +276,7 @@ class Writer:
             unexpected = UnexpectedError(reason=type(error).__name__)
             unexpected.__cause__ = error
             return [unexpected]
+        self.trouble = None
         self._on_change(answers.streams)
         return answers.units
 
