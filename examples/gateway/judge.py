@@ -102,9 +102,12 @@ def totals_are_equal(run: Evidence, quiet: Evidence) -> Iterator[str]:
         if _said(ours) != _said(theirs) or ours["turns"] != theirs["turns"]:
             yield f"{name}: {ours['turns']} turns, not the {theirs['turns']} of a quiet run"
         costs = {turn["turn"]: turn["cost"] for turn in theirs["transcript"]}
-        lost, bound = theirs["cost"] - ours["cost"], _at_risk(run, costs)
+        paid = sum(costs.values())
+        if (theirs["cost"], theirs["warm"]) != (paid, theirs["turns"]):
+            yield f"{name}: a quiet run that ended in good order lost buffered state"
+        lost, bound = paid - ours["cost"], _at_risk(run, costs)
         if not 0 <= lost <= bound:
-            yield f"{name}: {lost} of {theirs['cost']} micro-dollars lost, at most {bound} may be"
+            yield f"{name}: {lost} of {paid} micro-dollars lost, at most {bound} may be"
         averages = ours["input_tokens"], ours["output_tokens"]
         if None in averages and averages != (None, None):
             yield f"{name}: half a calibration came back: {averages}"
