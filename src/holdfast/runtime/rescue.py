@@ -9,11 +9,12 @@ Rescue: what becomes of the work of runtimes that died.
        |
     per entry: verdict       a unit each, fenced by the lease that was taken
        |
-    forget the runtime       presence, log and lease, in one unit
+    forget the runtime       presence, log and lease, and what came of it, in one unit
 
 A rescue that is killed leaves the presence record, so the next one goes on: what has its
 verdict is no longer tagged with the dead runtime, and what was not reached still is. So the
-final list does not depend on where, or how often, it was killed.
+final list does not depend on where, or how often, it was killed; nor does what is said of it
+(`RESCUES`, an event for each dead runtime), because the log names what has its verdict already.
 
 The list is made of two sources that have to agree: the records with the tag of the dead
 runtime, and the fold of its log. A record that is damaged or missing is rebuilt from the log; a
@@ -36,10 +37,20 @@ from holdfast.core.errors import (
     LeaseHeldError,
     VersionConflictError,
 )
+from holdfast.core.event import Event
 from holdfast.core.key import Key, encode_key, prefix_end
-from holdfast.core.ledger import EntryRow, EntryState, Sign, decode_row, fold, verdict
+from holdfast.core.ledger import (
+    CRASHED,
+    EntryRow,
+    EntryState,
+    Sign,
+    decode_row,
+    fold,
+    verdict,
+)
 from holdfast.core.recovery import Phase, Step, loss
 from holdfast.core.unit import (
+    Append,
     AtVersion,
     CloseStream,
     DeleteRecord,
@@ -65,6 +76,8 @@ from holdfast.store.owner import proven_dead
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
+RESCUES: Final = "holdfast/rescues"
+RESCUES_KEPT: Final = 1_000
 PAGE: Final = 500
 NAMED_MAX: Final = 1_000
 _EVERYBODY: Final = 10_000
@@ -124,6 +137,15 @@ class Rescued(msgspec.Struct):
     rebuilt: list[list[str]] = []
     damaged: list[str] = []
 
+    def add(self, other: "Rescued") -> None:
+        """Put what came of another one to this."""
+        self.runtimes += other.runtimes
+        self.losses += other.losses
+        self.entries += other.entries[: NAMED_MAX - len(self.entries)]
+        self.states.update(other.states)
+        self.rebuilt += other.rebuilt
+        self.damaged += other.damaged
+
     def section(self) -> dict[str, Any]:
         """Return it as plain values for the report."""
         return {
@@ -167,7 +189,7 @@ class Rescue:
         rescued = Rescued()
         async with self._lock:
             for dead in await self.dead():
-                await self._rescue(dead, rescued, progress)
+                rescued.add(await self._rescue(dead, progress))
         return rescued
 
     # Who is dead.
@@ -218,10 +240,11 @@ class Rescue:
 
     # What becomes of its work.
 
-    async def _rescue(self, dead: Dead, rescued: Rescued, progress: Progress) -> None:
+    async def _rescue(self, dead: Dead, progress: Progress) -> Rescued:
+        rescued = Rescued()
         fence = await self._take(dead)
         if fence is None:
-            return
+            return rescued
         try:
             left, damaged = await self._left(dead)
             for damage in damaged:
@@ -232,11 +255,12 @@ class Rescue:
                 states = await asyncio.gather(*(self._settle(one, dead, fence) for one in chunk))
                 _note(rescued, zip(chunk, states, strict=True))
                 progress(len(chunk))
-            await self._end(dead, fence)
+            rescued.runtimes.append(dead.present.epoch)
+            rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
+            await self._end(dead, fence, rescued)
         except FenceError:
-            return  # It took longer than the lease lasted; somebody else goes on.
-        rescued.runtimes.append(dead.present.epoch)
-        rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
+            return Rescued()  # It took longer than the lease lasted; somebody else goes on.
+        return rescued
 
     async def _take(self, dead: Dead) -> Fence | None:
         """Take the lease of a dead runtime; None if somebody else did, or it lives."""
@@ -255,7 +279,9 @@ class Rescue:
         return Fence(row.key, row.generation, row.incarnation)
 
     async def _settle(self, left: Left, dead: Dead, fence: Fence) -> EntryState | None:
-        """Give one entry its verdict; None if it has one already."""
+        """Give one entry its verdict; None if somebody else did just now."""
+        if left.row.state is not EntryState.RUNNING:
+            return left.row.state
         seen = Sign(dead.present.seen, dead.present.domain, dead.present.seconds)
         while True:
             stop = await self._stop(left)
@@ -282,13 +308,19 @@ class Rescue:
         asked = codec.decode(found.value, STOP_KIND)
         return found if asked["generation"] == left.row.generation else None
 
-    async def _end(self, dead: Dead, fence: Fence) -> None:
-        """Forget the runtime; the last unit of a rescue."""
-        head = await self._store.read(lambda reader: reader.head(dead.present.log))
+    async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
+        """Forget the runtime, and say what came of it; the last unit of a rescue."""
+        head, said = await self._store.read(
+            lambda reader: (reader.head(dead.present.log), reader.head(RESCUES))
+        )
+        event = Event.of("runtime.rescued", rescued.section())
         writes: tuple[Write, ...] = (
+            Append(RESCUES, (event,)),
             DeleteRecord(PRESENCE_KIND, (dead.incarnation,)),
             ReleaseLease(fence.key, fence.generation),
         )
+        if said is not None and said.last_sequence + 1 - said.first_sequence >= RESCUES_KEPT:
+            writes = (*writes, TrimStream(RESCUES, said.last_sequence + 2 - RESCUES_KEPT))
         if head is not None and not head.closed:
             trim = TrimStream(dead.present.log, head.last_sequence + 1)
             writes = (trim, CloseStream(dead.present.log), *writes)
@@ -333,7 +365,7 @@ class Rescue:
     async def _checked(
         self, key: Key, row: EntryRow, dead: Dead, damaged: list[DamagedError]
     ) -> Left | None:
-        """Return an entry that only the log names, if it has no verdict yet."""
+        """Return an entry that only the log names, unless somebody went on with it."""
         try:
             record = await self._store.read(lambda reader: reader.record(KIND, key))
         except DamagedError as damage:
@@ -344,6 +376,8 @@ class Rescue:
         stored = decode_row(record.value)
         if stored.state is EntryState.RUNNING and stored.owner.incarnation == dead.incarnation:
             return Left(key, stored, record.version)
+        if stored.generation == row.generation and stored.state in CRASHED:
+            return Left(key, stored, record.version)  # By a rescue that was killed.
         return None
 
     async def _logged(self, log: str) -> tuple[dict[Key, EntryRow], DamagedError | None]:
