@@ -1,19 +1,25 @@
 """The boot: killed, failing, out of time, on a copy; and what it says of itself."""
 
 import asyncio
+import random
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import holdfast
+from holdfast import BUFFERED, field, state
 from holdfast.core import codec
 from holdfast.core.errors import StoreFullError
+from holdfast.core.key import Key
 from holdfast.core.recovery import Phase
 from holdfast.core.refusal import BootBudgetError, NotReadyError
+from holdfast.core.unit import RecordRow
 from holdfast.runtime import boot
 from holdfast.runtime.identity import Identities
+from holdfast.store.reader import Reader
 from tests.runtime.process import Process
 from tests.runtime.slow import STEPS, slowed
 
@@ -204,5 +210,63 @@ def test_the_last_reports_are_kept_and_no_more(
         async with holdfast.open(store_url, read_only=True) as rt:
             assert (await rt.history(REPORTS).info()).last_sequence == 5
             assert rt.health().ready and await rt.verify() == []
+
+    asyncio.run(run())
+
+
+SESSIONS = 500
+NOTES_BYTES = 40_000
+
+
+@state(version=1)
+class Diary:
+    name: str = ""
+    notes: bytes = field(default=b"", tier=BUFFERED)
+
+
+async def write_diary(rt: holdfast.Runtime, number: int) -> None:
+    identities = [f"hdr:{number}"]
+    async with (
+        rt.session(Diary, str(number), identities=identities) as diary,
+        diary.edit() as draft,
+    ):
+        draft.name, draft.notes = f"n{number}", random.Random(number).randbytes(NOTES_BYTES)
+
+
+def test_a_boot_loads_nothing_that_nobody_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L3, X9. The index is looked at in pages; no session is read until somebody enters it."""
+    url, kinds = url_of(tmp_path), set[str]()
+    single, several = Reader.record, Reader.records
+
+    def record(self: Reader, kind: str, key: Key) -> RecordRow | None:
+        kinds.add(kind)
+        return single(self, kind, key)
+
+    def records(self: Reader, kind: str, *bounds: Any) -> list[RecordRow]:
+        kinds.add(kind)
+        return several(self, kind, *bounds)
+
+    async def run() -> None:
+        async with holdfast.open(url) as rt:
+            for start in range(0, SESSIONS, 50):
+                await asyncio.gather(*(write_diary(rt, n) for n in range(start, start + 50)))
+        monkeypatch.setattr(Reader, "record", record)
+        monkeypatch.setattr(Reader, "records", records)
+        tracemalloc.start()
+        try:
+            async with holdfast.open(url) as rt:
+                peak = tracemalloc.get_traced_memory()[1]
+                assert not {kind for kind in kinds if kind.startswith("session.Diary.")}, kinds
+                assert rt.health().progress["identities"] == (SESSIONS, SESSIONS)
+                found = await rt.sessions.find(Diary, ["hdr:77"])
+                assert found.key == ("77",)
+                async with rt.session(Diary, "77") as diary:
+                    assert len(diary.value.notes) == NOTES_BYTES
+                assert {kind for kind in kinds if kind.startswith("session.Diary.")}
+        finally:
+            tracemalloc.stop()
+        assert peak < SESSIONS * NOTES_BYTES / 4, peak
 
     asyncio.run(run())
