@@ -134,7 +134,7 @@ class Exact:
 
 def _encode(value: Any) -> Any:
     """Return a value msgspec knows for one that it does not know."""
-    kind: type[Any] = type(value)
+    kind = cast(type[Any], type(value))
     if kind in _registered:
         return _registered[kind][0](value)
     if _is_model(kind):
@@ -170,8 +170,8 @@ def _scalars(declared: Any) -> frozenset[type]:
         return _SCALARS
     if declared is None:
         return frozenset({type(None)})
-    if isinstance(declared, type) and declared in _SCALARS:
-        return frozenset({declared})
+    if declared in _SCALARS:
+        return frozenset({cast(type, declared)})
     if typing.get_origin(declared) in (types.UnionType, typing.Union):
         found: frozenset[type] = frozenset()
         for part in typing.get_args(declared):
@@ -195,7 +195,7 @@ def _is_plain(declared: Any) -> bool:
 
 def _same(one: Any, two: Any) -> bool:
     """Return whether two values are equal, part by part and type by type."""
-    kind: type[Any] = type(one)
+    kind = cast(Any, type(one))
     if kind is not type(two):
         return False
     if kind is float:
@@ -213,7 +213,7 @@ def _same(one: Any, two: Any) -> bool:
 
 
 def _same_items(items: list[tuple[Any, Any]], two: dict[Any, Any]) -> bool:
-    kinds = {key: type(key) for key in two}
+    kinds: dict[Any, Any] = {key: type(key) for key in two}
     return len(items) == len(two) and all(
         kinds.get(key) is type(key) and _same(value, two[key]) for key, value in items
     )

@@ -133,7 +133,7 @@ class _Work:
         chunk: list[tuple[Dirty, Portion]] = []
         size = 0
         for session in sessions:
-            if session.busy:
+            if session.writing.locked():
                 self._alone.append(session)
                 continue
             await session.writing.acquire()

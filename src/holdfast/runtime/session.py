@@ -43,7 +43,14 @@ from holdfast.core.unit import Append, Committed, Expectation, RecordRow, Unit, 
 from holdfast.runtime.history import History
 from holdfast.runtime.image import HEAD, Head, Image, Portion, known_values
 from holdfast.runtime.service import carry_on
-from holdfast.runtime.state import Shape, end_watch, plain_fields, shape_of, watch_assignments
+from holdfast.runtime.state import (
+    Shape,
+    end_watch,
+    plain_fields,
+    shape_of,
+    stream_of,
+    watch_assignments,
+)
 from holdfast.store.store import Store
 
 T = TypeVar("T")
@@ -121,11 +128,6 @@ class Session(Generic[T]):
     def dirty(self) -> bool:
         """Whether buffered fields differ from what is stored."""
         return bool(self._unsaved)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a write of it is under way."""
-        return self._writing.locked()
 
     @property
     def history(self) -> History:
@@ -335,24 +337,25 @@ class Session(Generic[T]):
     async def _insist(self, make: Callable[[], Portion], also: tuple[Also, ...] = ()) -> Portion:
         """Commit a portion; again, if all that came in between is another head."""
         more = together(*also)
-        for left in reversed(range(TRIES_MAX)):
+        left = TRIES_MAX
+        while True:
             portion = make()
             writes = (*portion.writes, *more.writes)
             if not writes and not more.expects:
-                break
+                return portion
             # An edit of nothing durable does not make the session, but it is still fenced.
             expects = (*portion.expects, *more.expects) if portion.writes else more.expects
             try:
                 committed = await self._store.commit(Unit(writes, expects, more.id))
             except VersionConflictError as conflict:
+                left -= 1
                 ours = (conflict.kind, conflict.key) == (HEAD, self._image.name)
                 if not left or not ours or not await self._image.same():
                     raise
                 continue
             self._image.note(portion, committed.records)
             self.committed = committed
-            break
-        return portion
+            return portion
 
     def _portion(self, now: dict[str, bytes], names: set[str]) -> Portion:
         """Return what writes some fields, with an event where changes are kept."""
@@ -495,9 +498,3 @@ class _Edited(NamedTuple, Generic[T]):
     before: dict[str, bytes]
     now: dict[str, bytes]
     touched: set[str]
-
-
-def stream_of(shape: str, key: Key) -> str:
-    """Return the name of the stream of a session's changes; no two sessions share one."""
-    parts = (part.replace("%", "%25").replace("/", "%2F") for part in key)
-    return "/".join(("holdfast/session", shape, *parts))

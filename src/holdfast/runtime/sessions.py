@@ -12,6 +12,7 @@ a program never edit two copies.
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
 from weakref import WeakValueDictionary
@@ -39,6 +40,7 @@ from holdfast.store.store import Store
 
 T = TypeVar("T")
 LEDGER: Final = "holdfast.ledger"
+COUNTED: Final = ("damaged", "merged", "expired", "closed", "evicted")
 log = logging.getLogger("holdfast")
 
 
@@ -86,10 +88,10 @@ class Sessions:
         self._all: WeakValueDictionary[Key, Session[Any]] = WeakValueDictionary()
         self._shapes: dict[str, Shape] = {}
         self._held: OrderedDict[Key, Session[Any]] = OrderedDict()
-        self.counts = dict.fromkeys(("damaged", "merged", "expired", "closed", "evicted"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._around = Surroundings(
             store,
-            lambda shape, key: Image(store, damages, shape, key),
+            partial(Image, store, damages),
             history,
             flusher.mark,
             self._make_room,
@@ -166,19 +168,23 @@ class Sessions:
         """
         shape = shape_of(kind)
         drawn = as_key(key) if key is not None else (str(UUID(bytes=self._drawn(), version=4)),)
-        for left in reversed(range(TRIES_MAX)):
+        left = TRIES_MAX
+        while True:
             seen = await self._look(shape, identities, within)
             if len(seen.found.candidates) > 1:
                 raise AmbiguousIdentityError(kind=shape.name, candidates=seen.found.candidates)
             session = self.session(kind, seen.found.key or drawn)
+            if seen.found.key and not seen.free:
+                await session.load()
+                return session
             try:
                 await session.claim(seen.free, seen.expects)
             except VersionConflictError:
+                left -= 1
                 if not left:
                     raise
-                continue
-            break
-        return session
+            else:
+                return session
 
     async def list(
         self,

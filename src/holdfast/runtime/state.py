@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, TypeVar, cast, dataclass_transform
 
 from holdfast.core import codec
 from holdfast.core.errors import DecodeError, InvalidValueError
+from holdfast.core.key import Key
 from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
 from holdfast.runtime.exact import Exact
 
@@ -269,6 +270,12 @@ def end_watch(value: object) -> None:
 def plain_fields(encoded: Mapping[str, bytes]) -> Fields:
     """Return encoded fields as the plain values that upcasts and histories see."""
     return {name: codec.decode(part, name) for name, part in encoded.items()}
+
+
+def stream_of(shape: str, key: Key) -> str:
+    """Return the name of the stream of a session's changes; no two sessions share one."""
+    parts = (part.replace("%", "%25").replace("/", "%2F") for part in key)
+    return "/".join(("holdfast/session", shape, *parts))
 
 
 def _note_assignments(made: Any) -> None:
