@@ -34,7 +34,7 @@ def test_of_two_gateways_neither_a_killed_nor_a_frozen_one_makes_a_turn_run_twic
 
 async def two_gateways(store: str, folder: Path) -> None:
     """Freeze the first in the middle of a turn and wake it later; kill the second in another."""
-    frozen_in = Conversation(0, ("one", "two", "three"))
+    frozen_in = Conversation(0, ("one", "two", "three", "four"))
     killed_in = Conversation(1, ("eins", "zwei"))
     with (
         Model() as model,
@@ -43,7 +43,8 @@ async def two_gateways(store: str, folder: Path) -> None:
     ):
         clients = Client(first.url), Client(second.url)
         await say(clients[0], frozen_in, 0)
-        await say(clients[1], frozen_in, 1)  # The conversation goes over to the other one.
+        await say(clients[1], frozen_in, 1)  # The conversation goes over to the other one,
+        await say(clients[0], frozen_in, 2)  # and comes back.
         await say(clients[1], killed_in, 0)
         await freeze(model, first, clients, frozen_in)
         first.start()
@@ -60,13 +61,13 @@ async def freeze(
     model: Model, first: Process, clients: tuple[Client, Client], talk: Conversation
 ) -> None:
     """Freeze the first gateway while the model thinks, for longer than its lease."""
-    model.hold(talk.turn(2))
-    frozen = asyncio.create_task(clients[0].send(talk, 2, talk.headers(2)))
-    await asyncio.to_thread(model.wait, talk.turn(2))
+    model.hold(talk.turn(3))
+    frozen = asyncio.create_task(clients[0].send(talk, 3, talk.headers(3)))
+    await asyncio.to_thread(model.wait, talk.turn(3))
     first.freeze()
-    again = asyncio.create_task(say(clients[1], talk, 2))
-    await asyncio.to_thread(model.wait, talk.turn(2), 2)
-    model.release(talk.turn(2))
+    again = asyncio.create_task(say(clients[1], talk, 3))
+    await asyncio.to_thread(model.wait, talk.turn(3), 2)
+    model.release(talk.turn(3))
     assert (await again).answer["replayed"] is False
     assert any(attempt.status == 409 for attempt in clients[1].attempts), "it did not wait"
     first.wake()
