@@ -22,6 +22,7 @@ from holdfast.core.event import Event, RecordedEvent
 from holdfast.core.graph import StageOutcome
 from holdfast.core.ledger import ASK, REPORT, RESUME, SUSPEND, EntryState, Policy
 from holdfast.core.machine import Machine, Transition
+from holdfast.core.run import Retry, Status, Verdict
 from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
 from holdfast.core.unit import (
     Append,
@@ -44,8 +45,10 @@ from holdfast.core.unit import (
     Unit,
 )
 from holdfast.runtime.exact import register
+from holdfast.runtime.run import Run
 from holdfast.runtime.runtime import Options, Outcome, Runtime, open
 from holdfast.runtime.state import field, state
+from holdfast.runtime.step import Step
 
 __all__ = [
     "ASK",
@@ -82,15 +85,20 @@ __all__ = [
     "RecordedEvent",
     "ReleaseLease",
     "RenewLease",
+    "Retry",
+    "Run",
     "Runtime",
     "SUSPEND",
     "StageOutcome",
     "StateError",
+    "Status",
+    "Step",
     "StoreError",
     "Tier",
     "Transition",
     "TrimStream",
     "Unit",
+    "Verdict",
     "field",
     "load_graph",
     "open",

@@ -38,6 +38,10 @@ POINTS: Final = (
     "rescue.taken",
     "rescue.entry",
     "rescue.ended",
+    "run.dispatched",
+    "run.step_started",
+    "run.step_recorded",
+    "run.ended",
     "close.checkpointed",
     "close.released",
 )

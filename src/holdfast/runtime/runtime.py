@@ -6,7 +6,7 @@ to date; when it leaves, everything accepted is durable and the store is release
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from types import TracebackType
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.drain import DEADLINE, Drain, Drained
+from holdfast.runtime.executor import Executor
 from holdfast.runtime.flush import Flusher, FlushReport, Watchdog
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
@@ -31,9 +32,11 @@ from holdfast.runtime.ledger import Ledger
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
 from holdfast.runtime.rescue import Lifeline, Rescue
+from holdfast.runtime.runs import Runs
 from holdfast.runtime.service import Errand
 from holdfast.runtime.session import Session
 from holdfast.runtime.sessions import Sessions
+from holdfast.runtime.view import Views
 from holdfast.runtime.watch import Watch
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
 from holdfast.store.options import scheme, sqlite_path
@@ -67,6 +70,7 @@ class Runtime:
         feed: the events of all streams by position.
         latches: breakers and flags that survive restarts.
         sessions: all sessions: found, listed, archived, closed.
+        runs: functions that are executed under an id and survive the process.
     """
 
     def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
@@ -102,6 +106,11 @@ class Runtime:
         self._boot.parts.append(rescue)
         self._drain.work.append(self.ledger)
         self._presence.on_fenced = self._fenced
+        views = Views(store, redaction)
+        self._executor = Executor(views, self.ledger, self._presence)
+        self.runs = Runs(views, self._executor, self.history)
+        self._boot.members.append(self._executor)
+        self._drain.work.append(self._executor)
         self._add_gates()
 
     @property
@@ -259,6 +268,7 @@ class Runtime:
         if not self._store.options.read_only:
             self._flusher.start()
             self._watchdog.start()
+            self._executor.start()
         self._store.admit()
 
     async def close(self) -> None:
@@ -270,6 +280,7 @@ class Runtime:
         try:
             if self._life.phase is not Phase.CLOSED and self._store.opened is not None:
                 await self._goodbye()
+            await self._executor.end()
             await self._watchdog.stop()
             await self._flusher.stop()
             await self._lifeline.stop()
@@ -312,9 +323,11 @@ class Opening:
         redaction: Redaction,
         *,
         wait_ready: bool = True,
+        functions: Iterable[Callable[..., Any]] = (),
     ) -> None:
         """Take a store that is not open yet."""
         self._store = store
+        self._functions = tuple(functions)
         self._flush_interval = flush_interval
         self._redaction = redaction
         self._wait_ready = wait_ready
@@ -323,6 +336,8 @@ class Opening:
     async def __aenter__(self) -> Runtime:
         """Look at what is there, bring it up to date, recover, start."""
         runtime = Runtime(self._store, self._flush_interval, self._redaction)
+        for function in self._functions:
+            runtime.runs.register(function)
         if self._wait_ready:
             await runtime.boot()
         else:
@@ -347,6 +362,7 @@ def open(
     flush_interval: float = 30.0,
     redact: Iterable[str] = (),
     wait_ready: bool = True,
+    functions: Iterable[Callable[..., Any]] = (),
     options: Options | None = None,
     world: World | None = None,
     **limits: Any,
@@ -361,6 +377,7 @@ def open(
         redact: names of fields whose values are never stored.
         wait_ready: enter the block when it is ready; if False, enter at once and await
             `rt.ready()`; until then every change of state raises `NotReadyError`.
+        functions: whose runs go on here; see `rt.runs.register`.
         options: limits; see `Options`.
         world: clock, ids and failpoints, for tests.
         limits: single fields of `Options`, such as `read_only=True`.
@@ -376,7 +393,9 @@ def open(
     chosen = _options(options, limits)
     surroundings = world or World()
     store = Store(make_driver(url, chosen, surroundings), chosen, surroundings)
-    return Opening(store, flush_interval, Redaction(redact), wait_ready=wait_ready)
+    return Opening(
+        store, flush_interval, Redaction(redact), wait_ready=wait_ready, functions=functions
+    )
 
 
 def make_driver(url: str, options: Options, world: World) -> Driver:

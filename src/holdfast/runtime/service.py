@@ -17,7 +17,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 log = logging.getLogger("holdfast")
@@ -94,6 +94,11 @@ class Errand:
         except Exception:
             log.exception("event=errand_failed errand=%s", self.name)
 
+    def cancel(self) -> None:
+        """Ask it to end; whoever does the work says what becomes of it."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def stop(self) -> None:
         """End it; returns when it has ended."""
         task, self._task = self._task, None
@@ -111,7 +116,7 @@ async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None
 
 
 def carry_on(
-    work: Coroutine[object, object, T], then: Callable[[], None] | None = None
+    work: Coroutine[Any, Any, T], then: Callable[[], None] | None = None
 ) -> "asyncio.Future[T]":
     """
     Begin work that goes on to its end also if whoever waits for it is cancelled.
