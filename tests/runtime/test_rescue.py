@@ -160,7 +160,7 @@ def test_the_same_crash_gives_the_same_list_and_report_twice(tmp_path: Path) -> 
     home = tmp_path / "one"
     home.mkdir()
     killed_with(f"sqlite:///{home / 'a.db'}", KEYS, policy="resume")
-    found = []
+    found: list[tuple[list[list[str]], dict[str, object]]] = []
     for copy in ("x", "y"):
         target = tmp_path / copy
         target.mkdir()

@@ -5,7 +5,9 @@ A few workers act on one lease in every order there is. What an act does is not 
 here: the rules of `core.lease`, the very functions that the product runs, decide, so that model
 and product cannot drift apart. Around them are the faults of the world: time passes, a wall
 clock is set, a process is opened anew but remembers its token, the machine boots, the store is
-cloned, and a clone takes the place of the original.
+cloned, and a clone takes the place of the original. Whoever sees that the process of a holder is
+gone may take its lease, at once or much later; the proof ends with the opening that found it,
+because in another copy the same generation may be somebody else's.
 
 A worker that does nothing while others act is paused; every order includes every pause. `pause`
 is the special case in which the paused one does not notice that time passes.
@@ -16,7 +18,7 @@ granted last, in true time:
 - at most one grant passes the fence of a store;
 - a generation is higher than all before it, and no token is given out twice;
 - no write is accepted but the owner's, and before its end;
-- nobody takes over before the owner's end, unless it was given back;
+- nobody takes over before the owner's end, unless it was given back or its process is gone;
 - after the longest lease has passed without further faults, whoever comes gets it, and writes.
 
 Searching breadth first, the trace of a violation is a shortest one. `testing.protocol` has
@@ -131,23 +133,33 @@ def grant(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
     """Let each worker ask for the lease."""
     if state.grants == bounds.grants:
         return
-    for index, worker, copy in _at_work(state):
-        row = _granted(protocol, copy.row, worker.incarnation, protocol.now(state))
+    for index, worker, copy, over in _who_asks(state):
+        row = _granted(protocol, copy.row, worker.incarnation, protocol.now(state), over)
         if row is None:
             continue
         number = state.grants + 1
         token = Fence(KEY, row.generation, row.incarnation)
         broken = ""
-        if copy.left > 0:
+        if copy.left > 0 and not (over and _is_orphan(state, copy)):
             broken = "taken from its owner before the end"
         elif row.generation <= copy.highest:
             broken = "a generation was used again"
         elif token in {other.token for other in state.workers}:
             broken = "a token was given out twice"
         trust = TTL if protocol.trusts else 0
-        taken = worker._replace(token=token, grant=number, looked=False, trust=trust)
+        taken = worker._replace(token=token, grant=number, looked=False, trust=trust, proven=0)
         changed = _with(state, index, taken, Copy(row, number, TTL, row.generation))
         yield Step(f"w{index} is granted {_shown(token)}", changed._replace(grants=number), broken)
+
+
+def prove(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
+    """Let each worker find that the process of the holder is gone."""
+    for index, worker, copy in _at_work(state):
+        if copy.row is not None and _is_orphan(state, copy):
+            generation = copy.row.generation
+            if worker.proven != generation:
+                found = _with(state, index, worker._replace(proven=generation), copy)
+                yield Step(f"w{index} finds the holder of generation {generation} dead", found)
 
 
 def renew(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
@@ -235,7 +247,7 @@ def reopen(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
         spent = state.openings + (state.workers[index].place != FENCED)
         for place in range(len(state.copies)):
             opened = state.workers[index]._replace(
-                incarnation=_fresh(state), place=place, looked=False
+                incarnation=_fresh(state), place=place, looked=False, proven=0
             )
             changed = _with(state, index, opened, state.copies[place])
             what = ("the store", "the clone")[place]
@@ -248,7 +260,7 @@ def boot(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
         return
     fresh = _fresh(state)
     workers = tuple(
-        worker._replace(incarnation=fresh + index, looked=False, trust=0)
+        worker._replace(incarnation=fresh + index, looked=False, trust=0, proven=0)
         for index, worker in enumerate(state.workers)
     )
     copies = tuple(
@@ -272,6 +284,7 @@ def clone(protocol: Protocol, state: State, bounds: Bounds) -> Iterator[Step]:
 
 RULES: Final[tuple[Rule, ...]] = (
     grant,
+    prove,
     renew,
     release,
     write,
@@ -311,6 +324,20 @@ def _can_go_on(protocol: Protocol, row: LeaseRow | None, now: StoreTime) -> bool
     return _passes(protocol, mine, Fence(KEY, mine.generation, mine.incarnation), now)
 
 
+def _is_orphan(state: State, copy: Copy) -> bool:
+    """Return whether the lease is held by an opening whose process is gone."""
+    holder = b"" if copy.row is None else copy.row.incarnation
+    return bool(holder) and holder not in {_name(one.incarnation) for one in state.workers}
+
+
+def _who_asks(state: State) -> Iterator[tuple[int, Worker, Copy, int]]:
+    """Yield who may ask for the lease, as anybody may and with what was proven."""
+    for index, worker, copy in _at_work(state):
+        yield index, worker, copy, 0
+        if worker.proven:
+            yield index, worker, copy, worker.proven
+
+
 def _rightful(worker: Worker, copy: Copy) -> bool:
     return worker.grant == copy.owner and copy.left > 0
 
@@ -325,10 +352,10 @@ def _name(incarnation: int) -> bytes:
 
 @cache
 def _granted(
-    protocol: Protocol, row: LeaseRow | None, incarnation: int, now: StoreTime
+    protocol: Protocol, row: LeaseRow | None, incarnation: int, now: StoreTime, over: int = 0
 ) -> LeaseRow | None:
     try:
-        return protocol.granted(row, GrantLease(KEY, TTL, ""), _name(incarnation), now)
+        return protocol.granted(row, GrantLease(KEY, TTL, "", over), _name(incarnation), now)
     except HoldfastError:
         return None
 
@@ -364,7 +391,7 @@ def _passes(protocol: Protocol, row: LeaseRow | None, token: Fence, now: StoreTi
 
 # States.
 
-_ORDER: Final = attrgetter("grant", "place", "looked", "trust")
+_ORDER: Final = attrgetter("grant", "place", "looked", "trust", "proven")
 
 
 def _at_work(state: State) -> Iterator[tuple[int, Worker, Copy]]:
@@ -391,7 +418,7 @@ def _outline(state: State) -> tuple[object, ...]:
     for worker in sorted(state.workers, key=_ORDER):
         token = worker.token
         mine = known(_name(worker.incarnation), len(names))
-        parts += [worker.place, worker.grant, worker.looked, worker.trust, mine]
+        parts += [worker.place, worker.grant, worker.looked, worker.trust, worker.proven, mine]
         if token is not None:
             parts += [token.generation, known(token.incarnation, len(names))]
     for copy in state.copies:

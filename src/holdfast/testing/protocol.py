@@ -31,6 +31,7 @@ class Worker(NamedTuple):
         grant: number of that grant.
         looked: it has looked at the fence and not written yet (broken protocols only).
         trust: how long it still believes in its lease by its own clock (broken ones only).
+        proven: generation whose holder it found to be dead; it may act on that much later.
     """
 
     incarnation: int
@@ -39,6 +40,7 @@ class Worker(NamedTuple):
     grant: int = 0
     looked: bool = False
     trust: int = 0
+    proven: int = 0
 
 
 class Copy(NamedTuple):
@@ -141,6 +143,15 @@ def _granted_again(
     )
 
 
+def _over_anybody(
+    row: LeaseRow | None, write: GrantLease, incarnation: bytes, now: StoreTime
+) -> LeaseRow:
+    over = row.generation if row is not None and write.over else 0
+    return lease.granted(
+        row, GrantLease(write.key, write.ttl, write.holder, over), incarnation, now
+    )
+
+
 def _any_incarnation(row: LeaseRow | None, fence: Fence, now: StoreTime) -> LeaseRow:
     bearer = fence if row is None else Fence(fence.key, fence.generation, row.incarnation)
     return lease.check_fence(row, bearer, now)
@@ -150,6 +161,7 @@ BROKEN: Final = (
     Protocol(name="fence looked at before the write's transaction", looks_first=True),
     Protocol(name="lease trusted after a pause", trusts=True),
     Protocol(name="generation not raised on takeover", granted=_granted_again),
+    Protocol(name="a proof of death bound to no generation", granted=_over_anybody),
     Protocol(name="leases end by the wall clock", by_wall=True),
     Protocol(name="an end outlives the boot", one_boot=True),
     Protocol(name="incarnation ignored after a clone", check_fence=_any_incarnation),
