@@ -1,14 +1,23 @@
 """User code that must type-check."""
 
+from typing import Any
+
 import holdfast
 from holdfast import BUFFERED, Append, AtSequence, Event, Outcome, RecordedEvent, Unit, field, state
 
 
-@state(version=1)
+def renamed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Bring the first version up to the second."""
+    return {**fields, "files": fields.pop("count", 0)}
+
+
+@state(version=2, upcast={1: renamed}, history=True, ttl=3600.0)
 class Totals:
     """Running totals."""
 
     files: int = 0
+    low: int = field(default=0, tier=BUFFERED, group="range", kind="counter")
+    width: int = field(derived=lambda totals: totals.low)
     names: list[str] = field(default_factory=list)
     seen: float = field(default=0.0, tier=BUFFERED)
 
@@ -30,6 +39,16 @@ async def use(url: str) -> int:
                 totals.files += 1
                 totals.names.append("x")
             value: Totals = session.value
+            saved: frozenset[str] = session.saved
+            assert saved
+        reached = await rt.sessions.reach(Totals, ["hdr:1"], within=60.0)
+        there: Totals = reached.value
+        assert there.width == 0
+        known: tuple[str, ...] | None = (await rt.sessions.find(Totals, ["hdr:1"])).key
+        assert known == reached.key
+        latch = await rt.latches.set("model", "gpt", "slow", ttl=60)
+        left: float | None = latch.remaining
+        assert left
         async with await rt.leases.grant("job", 30) as lease:
             generation: int = lease.generation
         return value.files + generation

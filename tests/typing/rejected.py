@@ -10,6 +10,7 @@ class Totals:
 
     files: int = 0
     names: list[str] = field(default_factory=list)
+    seen: int = field(default=0, kind="gauge")  # E: call-overload
 
 
 async def misuse(url: str) -> None:
@@ -21,6 +22,8 @@ async def misuse(url: str) -> None:
         await rt.commit(Unit((Event.of("b"),)))  # E: arg-type
         async with rt.session(Totals, "key") as session, session.edit() as totals:
             totals.missing = 1  # E: attr-defined
+        await rt.sessions.reach(Totals, 42)  # E: arg-type
+        await rt.latches.set("model", "gpt")  # E: call-arg
         for event in rt.history("a").follow():  # E: attr-defined
             assert event
         await rt.leases.grant("job")  # E: call-arg

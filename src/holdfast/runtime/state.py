@@ -21,7 +21,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Final, Literal, TypeVar, cast, dataclass_transform
+from typing import Any, Final, Literal, TypeVar, cast, dataclass_transform, overload
 
 from holdfast.core import codec
 from holdfast.core.errors import DecodeError, InvalidValueError
@@ -136,7 +136,7 @@ class Shape:
 
     def fresh(self) -> Any:
         """Return the state of a session that was never saved."""
-        return self.derive(self._made())
+        return self._made()
 
     def derive(self, value: Any) -> Any:
         """Set the derived fields of a state object, and return it."""
@@ -180,6 +180,21 @@ class Shape:
         return fields
 
 
+@overload
+def field(*, derived: Callable[[Any], Any], init: Literal[False] = False) -> Any: ...
+
+
+@overload
+def field(
+    *,
+    default: Any = dataclasses.MISSING,
+    default_factory: Any = dataclasses.MISSING,
+    tier: Tier = DURABLE,
+    group: str | None = None,
+    kind: Literal["value", "counter"] = "value",
+) -> Any: ...
+
+
 def field(
     *,
     default: Any = dataclasses.MISSING,
@@ -188,6 +203,7 @@ def field(
     group: str | None = None,
     kind: Literal["value", "counter"] = "value",
     derived: Callable[[Any], Any] | None = None,
+    init: Literal[False] = False,
 ) -> Any:
     """
     Declare a field of a state class.
@@ -199,10 +215,11 @@ def field(
         group: fields of one group (and tier) are written and restored whole.
         kind: a `counter` never goes down, and the increments of two runtimes add up.
         derived: called with the state after each change; the field is not stored.
+        init: tells type checkers that a derived field is not given to the constructor.
     """
     declared = _Declared(tier, group, kind == "counter", derived)
     if derived is not None:
-        default = None if default is dataclasses.MISSING else default
+        return dataclasses.field(default=None, init=init, metadata={_FIELD: declared})
     if default_factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=default_factory, metadata={_FIELD: declared})
     return dataclasses.field(default=default, metadata={_FIELD: declared})
@@ -232,6 +249,7 @@ def state(
         raise InvalidValueError(what="ttl", reason=f"is {ttl} s, must be more than 0")
 
     def declare(plain: type[T]) -> type[T]:
+        _derive_at_first(plain)
         made: Any = dataclasses.dataclass(plain)
         shape = Shape(made, version, upcast or {}, ttl)
         shape.history = history
@@ -276,6 +294,18 @@ def stream_of(shape: str, key: Key) -> str:
     """Return the name of the stream of a session's changes; no two sessions share one."""
     parts = (part.replace("%", "%25").replace("/", "%2F") for part in key)
     return "/".join(("holdfast/session", shape, *parts))
+
+
+def _derive_at_first(plain: Any) -> None:
+    """Set the derived fields also of an object that the program makes itself."""
+    before = getattr(plain, "__post_init__", None)
+
+    def finish(self: Any) -> None:
+        if before is not None:
+            before(self)
+        shape_of(type(self)).derive(self)
+
+    plain.__post_init__ = finish
 
 
 def _note_assignments(made: Any) -> None:
