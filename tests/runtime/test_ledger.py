@@ -199,7 +199,7 @@ def test_a_short_promise_is_kept_by_the_heartbeat(store_url: str) -> None:
     """H1, H10. The lease is as short as the shortest promise, and long again behind it."""
 
     async def work(rt: Runtime) -> None:
-        async with rt.ledger.begin("a", ttl=0.3) as entry:
+        async with rt.ledger.begin("a", ttl=3.0) as entry:
             key = entry.fence.key
             row = await rt.leases.find(key)
             assert row is not None

@@ -24,6 +24,9 @@ from holdfast.testing.clock import ManualClock
 from tests.runtime.process import Process, RefusedError
 
 HERE = this_owner(SystemClock())
+# In real time, because PostgreSQL judges leases by its own clock. Long enough for a loaded machine;
+# the heir looks for the dead three times per lease.
+OWNER_TTL, HEIR_TTL = 2.0, 4.5
 
 
 @pytest.fixture
@@ -127,7 +130,7 @@ def test_a_zombie_with_work_is_rescued_and_one_that_lives_is_not(url: str) -> No
 
 def test_an_owner_frozen_longer_than_its_lease_is_overtaken_and_stops(url: str) -> None:
     """F15, H10. Its work goes to the neighbour; awake, it can neither write nor settle."""
-    with Process(url, lease_ttl=0.4) as owner, Process(url, lease_ttl=0.4) as heir:
+    with Process(url, lease_ttl=OWNER_TTL) as owner, Process(url, lease_ttl=HEIR_TTL) as heir:
         owner.call("begin", key="a", policy="resume")
         owner.call("work", key="a")
         owner.freeze()
@@ -147,7 +150,7 @@ def test_an_owner_frozen_longer_than_its_lease_is_overtaken_and_stops(url: str) 
 
 def test_a_runtime_with_nothing_in_flight_enters_anew(url: str) -> None:
     """F15. Frozen, taken for dead, awake: it has lost nothing and goes on under a new lease."""
-    with Process(url, lease_ttl=0.4) as owner, Process(url, lease_ttl=0.4) as heir:
+    with Process(url, lease_ttl=OWNER_TTL) as owner, Process(url, lease_ttl=HEIR_TTL) as heir:
         owner.call("begin", key="a")
         owner.call("settle", key="a")
         owner.freeze()

@@ -147,7 +147,7 @@ def test_two_live_runtimes_never_rescue_each_others_work(url: str) -> None:
 
 def test_a_neighbour_takes_over_the_work_of_one_that_dies(url: str) -> None:
     """H10, F1. Without a start: the living look for the dead at every heartbeat."""
-    with Process(url, lease_ttl=0.3) as one, Process(url, lease_ttl=0.3) as two:
+    with Process(url) as one, Process(url, lease_ttl=3.0) as two:
         one.call("begin", key="a", policy="resume")
         one.kill()
         two.call("ended", stream="holdfast/ledger/1")
