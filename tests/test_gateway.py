@@ -50,11 +50,12 @@ async def two_gateways(store: str, folder: Path) -> None:
         first.start()
         await kill(model, second, clients, killed_in)
         keys = await clients[0].look("/sessions")
-        sessions = [await clients[0].look(f"/sessions/{key}") for key in keys]
+        sessions = {key: await clients[0].look(f"/sessions/{key}") for key in keys}
+        reported = [(key, number) for key, number in await clients[0].look("/interrupted")]
         for client in clients:
             await client.close()
         first.stop()
-    judge_two(sessions, model.journal, frozen_in, killed_in)
+    judge_two(sessions, reported, model.journal, frozen_in, killed_in)
 
 
 async def freeze(
@@ -96,14 +97,22 @@ async def say(client: Client, talk: Conversation, index: int) -> Attempt:
     return await client.say(talk, index, talk.headers(index))
 
 
-def judge_two(sessions: list[dict[str, Any]], journal: list[Call], *talks: Conversation) -> None:
-    """Each turn is kept once and paid once; the model was asked again only by a new owner."""
-    kept = Counter(turn["turn"] for chat in sessions for turn in chat["transcript"])
+def judge_two(
+    sessions: dict[str, dict[str, Any]],
+    reported: list[tuple[str, int]],
+    journal: list[Call],
+    *talks: Conversation,
+) -> None:
+    """Each turn is kept once; the model was asked again only for the two that were reported."""
+    kept = [(key, turn) for key, chat in sessions.items() for turn in chat["transcript"]]
     turns = [turn for talk in talks for turn in talk.turns]
-    assert kept == Counter(turns)
+    assert sorted(turn["turn"] for _, turn in kept) == sorted(turns)
     assert Counter(call.turn for call in journal) == Counter(
         [*turns, *(talk.turns[-1] for talk in talks)]
     )
-    assert len(set(journal)) == len(journal), journal
-    for chat in sessions:
+    ended = {(key, turn["generation"]) for key, turn in kept}
+    asked = [(call.session, call.generation) for call in journal]
+    assert len(set(asked)) == len(asked), asked
+    assert sorted(reported) == sorted(set(asked) - ended)
+    for chat in sessions.values():
         assert chat["turns"] == len(chat["transcript"])

@@ -6,7 +6,7 @@ The gateway: a Starlette application with its memory in Holdfast.
     GET  /readyz           200 once it has everything back, 503 with the reason before
     GET  /sessions         keys of all conversations
     GET  /sessions/{key}   what is remembered of one
-    GET  /interrupted      turns that a crash interrupted, as each recovery reported them
+    GET  /interrupted      turns that a crash interrupted, as each rescue reported them
 
 A turn is in the ledger before the model hears of it. The answer, and that the turn ended, are
 one commit; only then is the client told. So a turn is either in the transcript or interrupted.
