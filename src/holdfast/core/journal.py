@@ -64,6 +64,8 @@ class Started(Payload, frozen=True, omit_defaults=True):
     Attributes:
         function, version: what is executed.
         args: encoded arguments; empty if `blob` names where they are.
+        inputs: the beginning of the arguments as text, to be searched and shown.
+        key: with which it was started, so that starting again gives the same run.
         seed: drawn once, part of the keys of its effects.
         origin: run it was forked from, with the sequence up to which it took the journal over.
         changed: steps whose results were replaced in a fork.
@@ -84,6 +86,8 @@ class Started(Payload, frozen=True, omit_defaults=True):
     origin_sequence: int = 0
     changed: list[str] = []
     blocked: list[str] = []
+    inputs: str = ""
+    key: str = ""
 
 
 class Dispatched(Payload, frozen=True):

@@ -128,6 +128,8 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
         mode: how it is to be cancelled.
         expected, asked: both sides of a divergence.
         queued: since when it is queued, by which its place is found.
+        inputs: the beginning of its arguments as text.
+        key: with which it was started.
     """
 
     function: str
@@ -157,6 +159,8 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     error: Failure | None = None
     ended: float = 0.0
     queued: float = 0.0
+    inputs: str = ""
+    key: str = ""
 
     @property
     def reason(self) -> str:
@@ -185,6 +189,8 @@ def begun(said: Started) -> RunView:
         said.origin,
         said.origin_sequence,
         queued=said.at,
+        inputs=said.inputs,
+        key=said.key,
     )
 
 

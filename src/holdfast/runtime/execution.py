@@ -49,7 +49,7 @@ from holdfast.runtime.entry import Entry
 from holdfast.runtime.function import Function
 from holdfast.runtime.journal import Journal, StepKey, read_arrivals, stream_of
 from holdfast.runtime.service import Errand, carry_on
-from holdfast.runtime.view import KIND, Views, events_of, projected
+from holdfast.runtime.view import KIND, Views, events_of, freed_slot, projected
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
@@ -110,6 +110,7 @@ class Execution:
         self._version = version
         self._waits: dict[str, asyncio.Future[None]] = {}
         self._submitted: dict[StepKey, Event] = {}
+        self._told = False
         self.lock = asyncio.Lock()
 
     @property
@@ -240,7 +241,9 @@ class Execution:
             at = (AtVersion(KIND, (self.run_id,), self._version), *expects)
             if settle:
                 settlement = self._entry.settlement(settle)
-                unit = Unit((*unit.writes, *settlement.writes), (*settlement.expects, *at))
+                freed = freed_slot(self.run_id, after)
+                writes = (*unit.writes, *settlement.writes, *freed)
+                unit = Unit(writes, (*settlement.expects, *at))
             else:
                 unit = Unit(unit.writes, (*unit.expects, *at))
             try:
@@ -300,7 +303,9 @@ class Execution:
 
     def _hold_for_cancel(self) -> None:
         self.held = True
-        if self.view.mode == "now" or not self.working:
+        # Once: a second time would interrupt the recording of the end.
+        if not self._told and (self.view.mode == "now" or not self.working):
+            self._told = True
             self.errand.cancel()
 
     # Waiting.

@@ -39,11 +39,12 @@ from holdfast.runtime.journal import stream_of
 from holdfast.runtime.ledger import Ledger
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.question import Questions
+from holdfast.runtime.queue import Queues, first_queued
+from holdfast.runtime.schedule import Schedules
 from holdfast.runtime.service import Service
 from holdfast.runtime.view import (
     CODE_KIND,
     KIND,
-    QUEUED_KIND,
     TIMER_KIND,
     Change,
     Timer,
@@ -97,6 +98,8 @@ class Executor(Service):
         self._ledger = ledger
         self._presence = presence
         self._questions = Questions(views)
+        self._queues = Queues(views)
+        self._schedules = Schedules(views)
         self._waiters: dict[str, list[asyncio.Future[RunView]]] = {}
         self._refused = False
         self._look_for_code = True
@@ -112,6 +115,7 @@ class Executor(Service):
         if self._refused or self._presence.fenced is not None:
             return
         await self._let_go()
+        await self._schedules.start_due()
         look = await self._store.read(self._look)
         await self._fire(look.timers)
         await self._take(look)
@@ -121,7 +125,7 @@ class Executor(Service):
     def _look(self, reader: Reads) -> Look:
         """Read what is queued, the timers that come first, and how the runs here are."""
         room = max(0, min(PAGE, self.capacity - self._active()))
-        queued = reader.records(QUEUED_KIND, b"", prefix_end(b""), room, None) if room else []
+        queued = first_queued(reader, room, self._views.wall()) if room else []
         here = encode_key((self._views.clock.store_time().domain,))
         spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
         timers: list[RecordRow] = []
@@ -281,12 +285,16 @@ class Executor(Service):
             return None
         said = Dispatched(view.attempt + 1, self._views.wall(), self._presence.incarnation)
         after = fold(view, "run.dispatched", said)
+        share = await self._queues.share(view.queue, run_id)
+        if share is None:
+            return None
         also = Unit(
             (
                 Append(stream_of(run_id), (event_of("run.dispatched", said),)),
                 *projected(run_id, view, after),
+                *share.writes,
             ),
-            (AtVersion(KIND, (run_id,), version),),
+            (AtVersion(KIND, (run_id,), version), *share.expects),
         )
         try:
             if view.status is Status.QUEUED:

@@ -152,6 +152,11 @@ class Journal:
             case _:
                 return
 
+    def blocks(self, name: str, n: int) -> bool:
+        """Return whether a step was done by the run this one was forked from."""
+        blocked = self.started.blocked if self.started is not None else ()
+        return bool(blocked) and f"{name}#{n}" in blocked
+
     @property
     def left(self) -> str:
         """The first thing that was done and not asked for again; empty if there is none."""

@@ -11,21 +11,14 @@ Invariants: an id is used once, for ever; what a call changed is durable when it
 run ended, nothing changes it.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, ItemsView, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import LimitError, StreamClosedError, VersionConflictError
-from holdfast.core.event import RecordedEvent
-from holdfast.core.journal import (
-    Cancelling,
-    Pausing,
-    Resumed,
-    SignalReceived,
-    StepResolved,
-)
+from holdfast.core.journal import SignalReceived, StepResolved
 from holdfast.core.key import check_word, encode_key, encode_name, prefix_end
 from holdfast.core.refusal import (
     RunCancelledError,
@@ -33,75 +26,36 @@ from holdfast.core.refusal import (
     RunFailedError,
     RunStateError,
 )
-from holdfast.core.run import RunView, Said, Status, Verdict, check_change, decode_view, fold
-from holdfast.core.unit import Append, AtVersion, CloseStream, PutRecord, RecordRow, Unit, Write
+from holdfast.core.run import Status, Verdict, decode_view
+from holdfast.core.unit import AtVersion, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.artifact import Artifacts
-from holdfast.runtime.ending import ending_of
+from holdfast.runtime.control import Control, Mode
 from holdfast.runtime.executor import Executor
+from holdfast.runtime.fork import Fork, ForkPlan, forks_of
+from holdfast.runtime.function import name_of
+from holdfast.runtime.handle import RunHandle, RunInfo
 from holdfast.runtime.history import History
 from holdfast.runtime.journal import stream_of
 from holdfast.runtime.question import QuestionInfo, Questions
-from holdfast.runtime.view import KIND, Change, Views, events_of, projected
+from holdfast.runtime.queue import Queues
+from holdfast.runtime.schedule import Schedules
+from holdfast.runtime.upkeep import KEY_KIND, Upkeep
+from holdfast.runtime.view import KIND, Views
+from holdfast.store.port import Finding
 
-KEY_KIND: Final = "holdfast.run.key"
 LISTED_MAX: Final = 10_000
-Mode = Literal["now", "after_step"]
-
-
-class RunInfo(RunView, frozen=True, kw_only=True, omit_defaults=True):
-    """
-    A run as it is now.
-
-    Attributes:
-        id: its id.
-    """
-
-    id: str
-
-    @staticmethod
-    def of(run_id: str, view: RunView) -> "RunInfo":
-        """Return a view together with its id."""
-        return RunInfo(**msgspec.structs.asdict(view), id=run_id)
-
-
-class RunHandle:
-    """
-    A run in the hands of whoever started or found it.
-
-    Attributes:
-        id: its id.
-    """
-
-    def __init__(self, runs: "Runs", run_id: str) -> None:
-        """Take the run's id."""
-        self.id = run_id
-        self._runs = runs
-
-    async def view(self) -> RunInfo:
-        """Return the run as it is now."""
-        return await self._runs.get(self.id)
-
-    async def ended(self) -> RunInfo:
-        """Wait until the run ended, however, and return it."""
-        return await self._runs.ended(self.id)
-
-    async def result(self) -> Any:
-        """
-        Wait until the run ended and return its result.
-
-        Raises:
-            RunFailedError: it failed.
-            RunCancelledError: it was cancelled.
-        """
-        return await self._runs.result(self.id)
-
-    def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
-        """Yield the events of its journal behind `after`; ends when the run ended."""
-        return self._runs.history(self.id).follow(after)
 
 
 class Runs:
-    """The runs on a store."""
+    """
+    The runs on a store.
+
+    Attributes:
+        questions: what runs wait for somebody to say.
+        artifacts: what runs left behind.
+        queues: how many runs of a name run at once.
+        schedules: runs that are started by the clock.
+    """
 
     def __init__(self, views: Views, executor: Executor, history: Callable[[str], History]) -> None:
         """Take the views, and who executes."""
@@ -111,7 +65,10 @@ class Runs:
         self._history = history
         self.questions = Questions(views)
         self.artifacts = Artifacts(views)
-        executor.on_orphan = self._cancel_orphan
+        self.queues = Queues(views)
+        self.schedules = Schedules(views)
+        self._control = Control(views, executor)
+        self._upkeep = Upkeep(views)
 
     # Functions.
 
@@ -164,7 +121,7 @@ class Runs:
         if queue:
             check_word("queue", queue)
         said, also = self._views.started(
-            fn, args, labels=dict(labels or {}), queue=queue, priority=priority
+            fn, args, labels=dict(labels or {}), queue=queue, priority=priority, key=key or ""
         )
         return RunHandle(self, await self._begin(id, key, (*self._views.begin(id, said), *also)))
 
@@ -215,7 +172,9 @@ class Runs:
         self,
         *,
         status: Status | str | None = None,
-        where: Callable[[RunInfo], bool] | None = None,
+        function: Callable[..., Any] | str | None = None,
+        labels: Mapping[str, str] | None = None,
+        text: str = "",
         after: str | None = None,
         limit: int = 100,
     ) -> list[RunInfo]:
@@ -224,7 +183,9 @@ class Runs:
 
         Args:
             status: only those in this status.
-            where: only those for which this is true, such as `lambda run: "team" in run.labels`.
+            function: only those of this function.
+            labels: only those with these labels.
+            text: only those with this text at the beginning of their arguments.
             after: id behind which to go on.
             limit: how many at most.
         """
@@ -232,11 +193,13 @@ class Runs:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         first = b"" if after is None else encode_key((after,)) + b"\0"
         tag = None if status is None else Status(status).value
+        name = function if function is None or isinstance(function, str) else name_of(function)
+        wanted = (name, dict(labels or {}).items(), text)
         found: list[RunInfo] = []
         while len(found) < limit:
             rows = await self._page(first, limit, tag)
             infos = [RunInfo.of(row.key[0], decode_view(row.value or b"")) for row in rows]
-            found += [info for info in infos if where is None or where(info)]
+            found += [info for info in infos if _fits(info, *wanted)]
             if len(rows) < limit:
                 break
             first = encode_key(rows[-1].key) + b"\0"
@@ -356,64 +319,8 @@ class Runs:
         Raises:
             RunStateError: it ended already.
         """
-        while True:
-            view, version = await self._views.get(run_id)
-            now = self._views.wall()
-            if view.status is Status.CANCELLING:
-                return RunInfo.of(run_id, view)
-            if view.status is Status.RUNNING:
-                said: Said = ("run.cancelling", Cancelling(now, mode, reason, by))
-                if await self._change(run_id, view, version, said):
-                    self._views.on_arrival(run_id)
-                    return await self.get(run_id)
-                continue
-            check_change(run_id, view, "run.cancelled", "cancelled")
-            if await self._end(run_id, view, version, Pausing(now, reason, by)):
-                return await self.get(run_id)
-
-    async def _end(self, run_id: str, view: RunView, version: int, said: Pausing) -> bool:
-        """Cancel a run that nobody owns, with all that depends on it."""
-        share = await ending_of(self._views, run_id, view, ("run.cancelled", said))
-        closing = (CloseStream(stream_of(run_id)), *share.writes)
-        ending: Said = ("run.cancelled", said)
-        if not await self._change(run_id, view, version, ending, closing, share.expects):
-            return False
-        self._executor.tell_ended(run_id, fold(view, *ending))
-        self._executor.drop(run_id)
-        if share.parent is not None:
-            self._views.tell(*share.parent)
-        await self._executor.cancel_children(run_id)
-        return True
-
-    async def _change(
-        self,
-        run_id: str,
-        view: RunView,
-        version: int,
-        said: Said,
-        writes: tuple[Write, ...] = (),
-        expects: tuple[Any, ...] = (),
-    ) -> bool:
-        after = fold(view, *said)
-        unit = Unit(
-            (
-                Append(stream_of(run_id), events_of([said])),
-                *projected(run_id, view, after),
-                *writes,
-            ),
-            (AtVersion(KIND, (run_id,), version), *expects),
-        )
-        try:
-            await self._store.commit(unit)
-        except VersionConflictError:
-            return False
-        return True
-
-    async def _cancel_orphan(self, run_id: str) -> None:
-        try:
-            await self.cancel(run_id, reason="its parent was cancelled")
-        except RunStateError:
-            return
+        view = await self._control.cancel(run_id, mode=mode, reason=reason, by=by)
+        return RunInfo.of(run_id, view)
 
     async def pause(self, run_id: str, *, reason: str = "", by: str = "") -> RunInfo:
         """
@@ -422,17 +329,7 @@ class Runs:
         Raises:
             RunStateError: it ended, or is being cancelled.
         """
-
-        def decide(view: RunView) -> Change | None:
-            if view.status is Status.PAUSED or view.pausing:
-                return None
-            check_change(run_id, view, "run.paused", "paused")
-            running = view.status is Status.RUNNING
-            type = "run.pausing" if running else "run.paused"
-            said = Pausing(self._views.wall(), reason, by)
-            return Change([(type, said)], fold(view, type, said))
-
-        return RunInfo.of(run_id, await self._views.change(run_id, decide))
+        return RunInfo.of(run_id, await self._control.pause(run_id, reason=reason, by=by))
 
     async def resume(self, run_id: str, *, force: bool = False, by: str = "") -> RunInfo:
         """
@@ -440,39 +337,82 @@ class Runs:
 
         Args:
             run_id: which run.
-            force: accept the version of the function that is registered here.
+            force: accept the version of the function that is registered here; that is recorded.
             by: who wants it.
 
         Raises:
             RunStateError: it does not rest, or waits for something else.
         """
-        return await self._resume(run_id, by, force=force, retry=False)
+        return RunInfo.of(run_id, await self._control.resume(run_id, by, force=force, retry=False))
 
-    async def retry(self, run_id: str, *, by: str = "") -> RunInfo:
+    async def retry(self, run_id: str, *, by: str = "") -> RunHandle:
         """
-        Let a run go on that rests because a step was tried often enough; it is tried anew.
+        Try again: a run that rests goes on with all attempts of its step, one that failed is
+        forked into a new run that takes over everything that succeeded.
 
         Raises:
-            RunStateError: it does not rest.
+            RunStateError: it did not fail and does not rest.
         """
-        return await self._resume(run_id, by, force=False, retry=True)
+        view, _ = await self._views.get(run_id)
+        if view.status is Status.FAILED:
+            return await self.fork(run_id)
+        await self._control.resume(run_id, by, force=False, retry=True)
+        return RunHandle(self, run_id)
 
-    async def _resume(self, run_id: str, by: str, *, force: bool, retry: bool) -> RunInfo:
-        def decide(view: RunView) -> Change:
-            check_change(run_id, view, "run.resumed", "resumed")
-            if view.status is Status.WAITING and view.reason not in _RESUMABLE:
-                raise RunStateError(
-                    run_id=run_id,
-                    state=view.status.value,
-                    action="resumed",
-                    reason=f"it waits for {view.waits}",
-                )
-            function = self._views.functions.find(view.function)
-            version = function.version if force and function is not None else None
-            said = Resumed(self._views.wall(), by, version, retry)
-            return Change([("run.resumed", said)], fold(view, "run.resumed", said))
+    # Forks, upkeep.
 
-        return RunInfo.of(run_id, await self._views.change(run_id, decide))
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+    ) -> RunHandle:
+        """
+        Start a new run that takes over what a run did, up to a place.
+
+        Args:
+            run_id: the origin; it does not change.
+            at: sequence in its journal up to which it is taken over, or a step such as `post#1`
+                that is the first one not taken over; everything that succeeded if not given.
+            patch: results by step that replace those of the origin.
+            new_id: id of the new run; drawn if not given.
+
+        Raises:
+            InvalidValueError: there is no such place or step.
+            RunExistsError: there is, or was, a run with the new id.
+        """
+        id = self._store.world.ids.incarnation().hex() if new_id is None else new_id
+        unit = await Fork(self._views, run_id, at, patch or {}).unit(id)
+        return RunHandle(self, await self._begin(id, None, unit.writes))
+
+    async def plan_fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+    ) -> ForkPlan:
+        """Return what such a fork would do with each step of the origin; changes nothing."""
+        return await Fork(self._views, run_id, at, patch or {}).plan()
+
+    async def forks(self, run_id: str) -> Sequence[str]:
+        """Return the runs that were forked from a run, by a retry too."""
+        return await forks_of(self._views, run_id)
+
+    async def verify(self) -> Sequence[Finding]:
+        """Fold every journal and return the runs that are shown as something else."""
+        return await self._upkeep.compare()
+
+    async def remove_older(self, seconds: float, *, limit: int = 1_000) -> int:
+        """Remove runs that ended so long ago, with their journals; return how many."""
+        return await self._upkeep.remove_older(seconds, limit)
 
 
-_RESUMABLE: Final = ("no_code", "version_mismatch", "diverged")
+def _fits(info: RunInfo, function: str | None, labels: ItemsView[str, str], text: str) -> bool:
+    return (
+        function in (None, info.function)
+        and labels <= info.labels.items()
+        and (not text or text.casefold() in info.inputs.casefold())
+    )

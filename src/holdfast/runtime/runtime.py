@@ -36,6 +36,7 @@ from holdfast.runtime.runs import Runs
 from holdfast.runtime.service import Errand
 from holdfast.runtime.session import Session
 from holdfast.runtime.sessions import Sessions
+from holdfast.runtime.upkeep import Timers
 from holdfast.runtime.view import Views
 from holdfast.runtime.watch import Watch
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
@@ -110,6 +111,7 @@ class Runtime:
         self._executor = Executor(views, self.ledger, self._presence)
         self.runs = Runs(views, self._executor, self.history)
         self._boot.members.append(self._executor)
+        self._boot.parts.append(Timers(views))
         self._drain.work.append(self._executor)
         self._add_gates()
 
@@ -194,7 +196,7 @@ class Runtime:
 
     async def verify(self) -> list[Finding]:
         """Read everything and return what does not match its digest; empty if all is well."""
-        return await self._store.verify()
+        return [*await self._store.verify(), *await self.runs.verify()]
 
     def health(self) -> Health:
         """Return how this runtime is now: phase, readiness, what is degraded, progress."""

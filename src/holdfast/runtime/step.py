@@ -113,7 +113,10 @@ async def perform(execution: Execution, asked: Asked) -> Any:
         StepFailedError: it failed for good.
         CancelledError: the run is to end, to pause, or goes on elsewhere.
     """
-    trial = execution.journal.open.pop((asked.name, asked.n), None) or Trial()
+    journal = execution.journal
+    trial = journal.open.pop((asked.name, asked.n), None) or Trial()
+    if not trial.attempts and journal.blocks(asked.name, asked.n):
+        trial = Trial(effect=Effect.ONCE, interrupted=True)
     execution.check_course(f"step {asked.name}#{asked.n}")
     return await _Performance(execution, asked, trial).run()
 
@@ -153,8 +156,7 @@ class _Performance:
                 except Exception as error:
                     await self._attempt_failed(error, retry)
                 else:
-                    await self._succeeded(value, began)
-                    return value
+                    return await self._succeeded(value, began)
             finally:
                 execution.end_work()
 
@@ -182,8 +184,9 @@ class _Performance:
         finally:
             current_step.reset(before)
 
-    async def _succeeded(self, value: Any, began: float) -> None:
+    async def _succeeded(self, value: Any, began: float) -> Any:
         execution, asked = self._execution, self._asked
+        value = execution.views.redaction(value)
         try:
             encoded = result_form(asked.fn).encode(value)
             mark = None if asked.mark is None else asked.mark(value)
@@ -208,6 +211,7 @@ class _Performance:
         else:
             await execution.change(lambda _: [("step.succeeded", said)], *writes)
         execution.store.world.failpoints.reach("run.step_recorded")
+        return value
 
     # What goes wrong.
 

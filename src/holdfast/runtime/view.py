@@ -44,11 +44,13 @@ from holdfast.store.store import Store
 KIND: Final = "holdfast.run"
 QUEUED_KIND: Final = "holdfast.run.queued"
 CODE_KIND: Final = "holdfast.run.code"
+SLOT_KIND: Final = "holdfast.queue.slot"
 TIMER_KIND: Final = "holdfast.run.timer"
 _PRIORITY_MIDDLE: Final = 500_000
 NO_CODE: Final = "no_code"
 VERSION_MISMATCH: Final = "version_mismatch"
 TRIES_MAX: Final = 1_000
+INPUT_BYTES_SHOWN: Final = 2_000
 
 
 class Timer(msgspec.Struct, frozen=True):
@@ -151,7 +153,9 @@ class Views:
             EncodeError: an argument would not come back equal.
         """
         function = self.functions.of(fn)
+        args = tuple([self.redaction(value) for value in args])
         raws = function.encode_args(args)
+        fields.setdefault("inputs", text_of(raws))
         encoded = msgspec.msgpack.encode(raws)
         writes: tuple[Write, ...] = ()
         if len(encoded) > INLINE_BYTES_MAX:
@@ -320,6 +324,11 @@ def queue_place(run_id: str, view: RunView) -> Key | None:
     return (view.queue or " ", order, run_id)
 
 
+def freed_slot(run_id: str, view: RunView) -> tuple[Write, ...]:
+    """Return the write that gives back the place of a run among those its queue lets run."""
+    return (DeleteRecord(SLOT_KIND, (view.queue, run_id)),) if view.queue else ()
+
+
 def code_place(run_id: str, view: RunView) -> Key | None:
     """Return where a run is found that waits for code."""
     if view.status is Status.WAITING and view.reason in (NO_CODE, VERSION_MISMATCH):
@@ -327,7 +336,10 @@ def code_place(run_id: str, view: RunView) -> Key | None:
     return None
 
 
-def plain_view(view: RunView) -> dict[str, Any]:
-    """Return a view as plain values."""
-    fields: dict[str, Any] = msgspec.to_builtins(view, builtin_types=(bytes,))
-    return fields
+def text_of(raws: list[msgspec.Raw]) -> str:
+    """Return the beginning of encoded arguments as text."""
+    try:
+        plain = [msgspec.msgpack.decode(bytes(raw)) for raw in raws]
+        return msgspec.json.encode(plain)[:INPUT_BYTES_SHOWN].decode(errors="ignore")
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return ""
