@@ -32,6 +32,8 @@ KILLS = [
     ("rescue.taken", 1),
     ("commit.committed", 3),
     ("rescue.entry", 2),
+    ("commit.written", 3),
+    ("commit.written", 4),
     ("commit.written", 5),
     ("rescue.ended", 1),
 ]
@@ -148,6 +150,7 @@ def test_a_part_that_fails_keeps_the_runtime_from_starting_and_releases_the_stor
             assert events[0].data["phase"] == "restoring"
             assert "StoreFullError" in events[0].data["reason"]
             assert events[1].data["clean"]
+            assert len(await rt.records.list("holdfast.runtime")) == 1
 
     asyncio.run(run())
 

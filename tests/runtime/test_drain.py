@@ -12,7 +12,9 @@ import holdfast
 from holdfast import BUFFERED, Runtime, field, state
 from holdfast.core.recovery import Phase
 from holdfast.core.refusal import NotReadyError
+from holdfast.core.world import World
 from holdfast.runtime.entry import Entry
+from tests.store.gate import Gate
 
 SERVER = """
 import asyncio, signal, sys
@@ -137,12 +139,21 @@ def test_leaving_the_block_during_a_drain_waits_for_it(tmp_path: Path) -> None:
 
 
 def test_a_drain_during_the_boot_ends_the_boot(tmp_path: Path) -> None:
-    """X7. Whoever stops while it comes up need not wait until it is up."""
+    """X7. Whoever stops it while it comes up need not wait, and nothing stays open."""
 
     async def run() -> None:
-        async with holdfast.open(url_of(tmp_path), wait_ready=False) as rt:
+        world = World()
+        gate, released = Gate(world, "boot.entered"), Gate(world, "close.released")
+        async with holdfast.open(url_of(tmp_path), world=world, wait_ready=False) as rt:
+            waiting = asyncio.create_task(rt.ready())
+            await gate.reached()
             assert (await rt.drain()).unfinished == ()
             assert rt.health().phase is Phase.CLOSED
+            gate.open()
+            await released.reached()
+            released.open()
+            with pytest.raises(NotReadyError):
+                await waiting
 
     asyncio.run(run())
 

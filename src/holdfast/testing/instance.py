@@ -33,7 +33,8 @@ from holdfast.testing.virtual import Killed, VirtualLoop
 __all__ = ["Instance", "LoopStore", "VirtualClock"]
 
 FLUSH_INTERVAL: Final = 30.0
-OPTIONS: Final = Options(busy_wait=0.0, readers=1)
+# Heartbeats would wake every follower now and then, and so heal what is to be found here.
+OPTIONS: Final = Options(busy_wait=0.0, readers=1, lease_ttl=24 * 3600.0)
 
 
 class VirtualClock:
