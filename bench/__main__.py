@@ -14,6 +14,7 @@ from bench.measure import Result
 from bench.place import STORES, Place, Plan, place
 from bench.report import gains, show, write
 from bench.size import growth, import_time, memory
+from bench.state import boot, edit, flush
 
 Row = Callable[[Place, str], Awaitable[list[Result]]]
 
@@ -22,6 +23,9 @@ ROWS: dict[str, Row] = {
     "follow": follow,
     "read": read,
     "stall": stall,
+    "flush": flush,
+    "edit": edit,
+    "boot": boot,
     "growth": growth,
     "memory": memory,
     "import": import_time,

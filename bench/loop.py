@@ -11,7 +11,7 @@ TICK = 0.001
 CALLERS = 1_000
 
 
-async def _longest_stall(stop: asyncio.Event) -> float:
+async def longest_stall(stop: asyncio.Event) -> float:
     """Return the longest time in ms by which a tick of 1 ms was late."""
     longest = 0.0
     while not stop.is_set():
@@ -33,7 +33,7 @@ async def stall(place: Place, store: str) -> list[Result]:
             syncs.append(place.sync_rate())
             for found, working in ((idle, False), (busy, True)):
                 stop = asyncio.Event()
-                ticker = asyncio.create_task(_longest_stall(stop))
+                ticker = asyncio.create_task(longest_stall(stop))
                 if working:
                     await drive(rt, load, place.plan.seconds)
                 else:

@@ -27,11 +27,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         seconds: length of one slice.
         rounds: slices of each thing.
         events: length of the long stream in `growth` and `memory`.
+        sessions: dirty sessions in `flush`.
+        kept: sessions in the store that `boot` opens.
+        entries: work in flight there.
     """
 
     seconds: float = 0.5
     rounds: int = 3
     events: int = 1_000_000
+    sessions: int = 10_000
+    kept: int = 100_000
+    entries: int = 10_000
 
 
 class Place:

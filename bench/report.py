@@ -77,6 +77,9 @@ BARS = (
     ),
     Bar("commit to subscriber p50 < 1 ms", "follow_p50", "", "", _value, lambda ms: ms < 1),
     Bar("1,000 subscribers without loss", "follow_1000", "", "", _value, lambda rate: rate > 0),
+    Bar("flush of 10,000 sessions < 1 s", "flush", "", "", _value, lambda ms: ms < 1_000),
+    Bar("the loop stands ≤ 10 ms meanwhile", "flush_stall", "", "", _value, lambda ms: ms <= 10),
+    Bar("boot with 100,000 sessions < 2 s", "boot", "", "", _value, lambda ms: ms < 2_000),
     Bar("import < 100 ms", "import", "", "", _value, lambda ms: ms < 100),
     Bar("idle runtime < 40 MB", "memory", "", "sqlite", _value, lambda mb: mb < 40),
 )

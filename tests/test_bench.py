@@ -18,7 +18,7 @@ from bench.report import BARS, gains, judge
 
 from holdfast import Event
 
-SHORT = Plan(seconds=0.02, rounds=1, events=2_000)
+SHORT = Plan(seconds=0.02, rounds=1, events=2_000, sessions=50, kept=60, entries=7)
 MANY = {"append_10000", "append_10k_1000"}
 
 

@@ -25,6 +25,7 @@ name. An empty answer is never given because something could not be read.
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -252,7 +253,13 @@ class Rescue:
                 rescued.damaged.append(f"{damage.what} {damage.name}: {damage.reason}")
             for start in range(0, len(left), PAGE):
                 chunk = left[start : start + PAGE]
-                states = await asyncio.gather(*(self._settle(one, dead, fence) for one in chunk))
+                stops = await self._store.read(partial(_stops, chunk))
+                states = await asyncio.gather(
+                    *(
+                        self._settle(one, dead, fence, stop)
+                        for one, stop in zip(chunk, stops, strict=True)
+                    )
+                )
                 _note(rescued, zip(chunk, states, strict=True))
                 progress(len(chunk))
             rescued.runtimes.append(dead.present.epoch)
@@ -278,13 +285,14 @@ class Rescue:
         row = committed.leases[0]
         return Fence(row.key, row.generation, row.incarnation)
 
-    async def _settle(self, left: Left, dead: Dead, fence: Fence) -> EntryState | None:
+    async def _settle(
+        self, left: Left, dead: Dead, fence: Fence, stop: RecordRow | None
+    ) -> EntryState | None:
         """Give one entry its verdict; None if somebody else did just now."""
         if left.row.state is not EntryState.RUNNING:
             return left.row.state
         seen = Sign(dead.present.seen, dead.present.domain, dead.present.seconds)
         while True:
-            stop = await self._stop(left)
             state = verdict(left.row, seen, sign_of(self._store), stop=stop is not None)
             row = left.row.changed(state)
             unit = _verdict_unit(left, row, stop, fence)
@@ -293,20 +301,11 @@ class Rescue:
             except VersionConflictError as conflict:
                 if conflict.kind == KIND:
                     return None
-                continue  # Somebody asked for a stop just now.
+                # Somebody asked for a stop just now.
+                stop = (await self._store.read(partial(_stops, [left])))[0]
+                continue
             self._store.world.failpoints.reach("rescue.entry")
             return state
-
-    async def _stop(self, left: Left) -> RecordRow | None:
-        """Return who asked for this entry to be stopped; what cannot be read counts as asked."""
-        try:
-            found = await self._store.read(lambda reader: reader.record(STOP_KIND, left.key))
-        except DamagedError:
-            return RecordRow(STOP_KIND, left.key, _NEVER, None, b"", 0.0)
-        if found is None or found.value is None:
-            return None
-        asked = codec.decode(found.value, STOP_KIND)
-        return found if asked["generation"] == left.row.generation else None
 
     async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
         """Forget the runtime, and say what came of it; the last unit of a rescue."""
@@ -437,6 +436,23 @@ def _everybody(reader: Reads) -> tuple[list[_Present], list[DamagedError]]:
         present = codec.decode_as(record.value or b"", Present, PRESENCE_KIND)
         found.append((record, present, reader.lease(lease_of(record.key[0]))))
     return found, []
+
+
+def _stops(chunk: Sequence[Left], reader: Reads) -> list[RecordRow | None]:
+    """Read who asked for these entries to be stopped, in one go."""
+    return [_stop(left, reader) for left in chunk]
+
+
+def _stop(left: Left, reader: Reads) -> RecordRow | None:
+    """Read who asked for an entry to be stopped; what cannot be read counts as asked."""
+    try:
+        found = reader.record(STOP_KIND, left.key)
+    except DamagedError:
+        return RecordRow(STOP_KIND, left.key, _NEVER, None, b"", 0.0)
+    if found is None or found.value is None:
+        return None
+    asked = codec.decode(found.value, STOP_KIND)
+    return found if asked["generation"] == left.row.generation else None
 
 
 def _verdict_unit(left: Left, row: EntryRow, stop: RecordRow | None, fence: Fence) -> Unit:
