@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from examples.gateway.model import FRAGILE
+from examples.gateway.model import FRAGILE, PATIENCE
 
 PAUSE = 0.05
 FINAL = {200: "answered", 502: "model_failed"}
@@ -120,7 +120,7 @@ class Client:
         self.answered = 0
         self._moved = asyncio.Condition()
         self._looking = asyncio.Lock()
-        self._http = httpx.AsyncClient(base_url=url, timeout=30.0, verify=False)
+        self._http = httpx.AsyncClient(base_url=url, timeout=PATIENCE, verify=False)
 
     async def close(self) -> None:
         """Hang up."""

@@ -16,6 +16,10 @@ FRAGILE = "fragile"
 """The name of a model that never answers."""
 
 
+PATIENCE = 90.0
+"""Seconds; a process frozen inside a transaction of PostgreSQL may hold up others for 30 s."""
+
+
 class Call(NamedTuple):
     """The gateway asked for an answer to a turn, under this generation of the session's work."""
 
@@ -60,7 +64,7 @@ class Model:
         """Wait until it was asked for a turn so many times."""
         with self._heard:
             asked = self._heard.wait_for(
-                lambda: sum(call.turn == turn for call in self.journal) >= times, 30
+                lambda: sum(call.turn == turn for call in self.journal) >= times, PATIENCE
             )
         assert asked, f"the model was not asked for {turn} {times} times"
 
