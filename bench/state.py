@@ -154,9 +154,9 @@ async def leave_in_flight(url: str, sessions: int, entries: int) -> None:
 
         async def greet(number: int) -> None:
             name = f"user-{number}"
-            async with rt.session(Chat, name, identities=[f"hdr:{name}"]) as session:
-                async with session.edit() as chat:
-                    chat.turns += 1
+            session = rt.session(Chat, name, identities=[f"hdr:{name}"])
+            async with session, session.edit() as chat:
+                chat.turns += 1
 
         async def begin(number: int) -> None:
             await rt.ledger.begin(f"turn-{number}", policy="resume")
