@@ -43,6 +43,7 @@ OUTCOMES: Final = "internal.outcomes"
 RESULTS: Final = "parallel.results"
 _RANKS: Final = {"success": 0, "partial_success": 1, "retry": 2, "fail": 3}
 _RESPONSE_CHARACTERS: Final = 200
+_LOOKS: Final = 10
 _OWN_KINDS: Final = (
     "start",
     "exit",
@@ -101,7 +102,9 @@ class _Building:
             node: join for name, join in self.joins.items() for node in self._inside(name)
         }
         start = next(node.id for node in graph.nodes.values() if node.kind == "start")
-        self._machine = Machine(graph.name, initial=start, final={END}, budget=budget)
+        self._machine = Machine(
+            graph.name, initial=start, final={END}, budget=budget, on_failure="fail"
+        )
 
     def machine(self) -> Machine:
         for node in self.graph.nodes.values():
@@ -125,7 +128,12 @@ class _Building:
                 targets += self.graph.retry_targets(gate)
             targets += [*self.graph.retry_targets(None), END] if gates else [END]
         work = self._exit if node.kind == "exit" else partial(self._visit, node)
-        options: dict[str, Any] = {"attempts": node.attempts, "timeout": node.seconds("timeout")}
+        # A last attempt that was interrupted is looked at once more, to route what became of it.
+        spare = 0 if node.attempts == 1 else _LOOKS
+        options: dict[str, Any] = {
+            "attempts": node.attempts + spare,
+            "timeout": node.seconds("timeout"),
+        }
         effect = node.attributes.get("effect")
         if effect is not None:
             options["effect"] = effect
@@ -135,7 +143,14 @@ class _Building:
 
     async def _visit(self, node: Node, step: Any, ctx: Context) -> str:
         ctx["current_node"] = node.id
-        outcome = await self._handled(node, step, ctx)
+        if 1 < node.attempts < step.attempt:
+            # A crash took the last attempt: that counts, so nothing is tried once more.
+            reason = "every attempt was interrupted or failed"
+            outcome = StageOutcome(status="fail", failure_reason=reason)
+        else:
+            outcome = await self._handled(node, step, ctx)
+        if outcome.notes:
+            ctx.note(outcome.notes)
         if outcome.status == "retry" and step.attempt < node.attempts:
             raise StageFailedError(
                 stage=node.id, reason=outcome.failure_reason or "asks for a retry"

@@ -14,13 +14,13 @@ the branches of a parallel block does not depend on which of them ended first.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import InvalidValueError
-from holdfast.core.refusal import MergeConflictError
+from holdfast.core.refusal import InputMissingError, MergeConflictError
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -52,6 +52,13 @@ class Derived:
     of: tuple[str, ...] = ()
 
 
+class Withheld(NamedTuple):
+    """Stands for an input that was not kept: which pipeline's, and its digest."""
+
+    pipeline: str
+    digest: str
+
+
 class Context(dict[str, Any]):
     """
     The fields of a pipeline, as its handlers see them.
@@ -59,7 +66,7 @@ class Context(dict[str, Any]):
     `ctx["name"]` reads a stored field or builds a derived one; plain values alone can be set.
 
     Attributes:
-        input: what the pipeline was started with.
+        notes: what `note` was told.
     """
 
     def __init__(
@@ -71,9 +78,26 @@ class Context(dict[str, Any]):
     ) -> None:
         """Take stored fields, the input, and the derived fields by name."""
         super().__init__(fields or {})
-        self.input = input
+        self.notes: list[str] = []
+        self._input = input
         self._derived = derived or {}
         self._built: dict[str, tuple[bytes, Any]] = {}
+
+    @property
+    def input(self) -> Any:
+        """
+        What the pipeline was started with.
+
+        Raises:
+            InputMissingError: it was not kept, and was not supplied again since a restart.
+        """
+        if isinstance(self._input, Withheld):
+            raise InputMissingError(pipeline=self._input.pipeline, digest=self._input.digest)
+        return self._input
+
+    def note(self, text: str) -> None:
+        """Write something for people into the step log."""
+        self.notes.append(text)
 
     def __missing__(self, name: str) -> Any:
         """Build a derived field, or return what was built from the same fields."""
@@ -101,7 +125,7 @@ class Context(dict[str, Any]):
     def copy(self) -> "Context":
         """Return a context of its own: nothing changed in one shows in the other."""
         fields = {name: codec.decode(value) for name, value in self.encoded().items()}
-        twin = Context(fields, input=self.input, derived=self._derived)
+        twin = Context(fields, input=self._input, derived=self._derived)
         twin._built = dict(self._built)
         return twin
 

@@ -142,15 +142,30 @@ class Machine:
         initial: the state it begins with.
         final: the states in which it is finished.
         budget: transitions one run may make; a loop that does not end fails there.
+        on_failure: whether a run that cannot go on pauses or fails.
         states: the table, by name, in the order of declaration.
         derived: fields that are rebuilt instead of stored.
     """
 
     def __init__(
-        self, name: str, *, initial: str, final: Iterable[str], budget: int = STEP_BUDGET
+        self,
+        name: str,
+        *,
+        initial: str,
+        final: Iterable[str],
+        budget: int = STEP_BUDGET,
+        on_failure: Literal["pause", "fail"] = "pause",
     ) -> None:
         """
         Take the ends of the table; states are declared with `on`, `ask` and `parallel`.
+
+        Args:
+            name: its name.
+            initial: the state it begins with.
+            final: one state or several.
+            budget: transitions one run may make.
+            on_failure: what a run does in a state whose attempts all failed and that declares
+                no way on from there: `pause` until it is resumed, or `fail` for good.
 
         Raises:
             InvalidValueError: a name is not a short word, or the budget is not positive.
@@ -161,6 +176,7 @@ class Machine:
         if budget < 1:
             raise InvalidValueError(what="budget", reason=f"is {budget}, at least 1")
         self.budget = budget
+        self.on_failure = on_failure
         self.states: dict[str, State] = {}
         self.derived: dict[str, Derived] = {}
 
@@ -175,7 +191,8 @@ class Machine:
             to: the next state; or next states by outcome; or transitions with guards.
             failed: the next state when all attempts failed; None parks the run until it is
                 retried.
-            options: `effect`, `retry`, `timeout`, `resolver`, as for a step of a run.
+            options: `effect`, `retry`, `timeout`, `resolver`, as for a step of a run; `attempts`
+                instead of a retry.
 
         Raises:
             InvalidMachineError: the state is declared already.
@@ -405,6 +422,9 @@ def _astray(machine: Machine, state: State, fork: Branches) -> Iterable[str]:
             yield f"branch {branch!r} of {state.name!r} ends in {name!r}, not in its join"
         if state.name in inside:
             yield f"branch {branch!r} of {state.name!r} leads back into it"
+        for name in sorted((inside - {fork.join}) & machine.states.keys()):
+            if machine.states[name].question is not None:
+                yield f"branch {branch!r} of {state.name!r} asks in {name!r}; ask outside of it"
 
 
 def _reach(begin: set[str], ways: Mapping[str, set[str]]) -> set[str]:

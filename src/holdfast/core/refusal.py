@@ -165,6 +165,16 @@ class InputMismatchError(ConflictError):
 
 
 @dataclass(eq=False, kw_only=True)
+class InputMissingError(StateError):
+    """The input of the pipeline was not kept and is needed again; run it with the same input."""
+
+    pipeline: str
+    digest: str
+    code = "input_missing"
+    text = "the input of {pipeline} (SHA-256 {digest}) was not kept; run it again with it"
+
+
+@dataclass(eq=False, kw_only=True)
 class MergeConflictError(ConflictError):
     """Two branches of a parallel block changed one field to different values."""
 
@@ -345,3 +355,23 @@ class StageFailedError(StateError):
     reason: str
     code = "stage_failed"
     text = "stage {stage!r} failed: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class PipelinePausedError(StateError):
+    """The pipeline rests, since a state was tried often enough; look at why, and run it again."""
+
+    pipeline: str
+    state: str
+    reason: str
+    code = "pipeline_paused"
+    text = "{pipeline} is {state}: {reason}; run or resume it to go on"
+
+
+@dataclass(eq=False, kw_only=True)
+class PipelineNotFoundError(NotFoundError):
+    """No such pipeline, or not this version of it."""
+
+    pipeline: str
+    code = "pipeline_not_found"
+    text = "there is no pipeline {pipeline}"

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from holdfast.core.errors import FenceError, InvalidValueError, PoisonedError
 from holdfast.core.key import Key
+from holdfast.core.machine import Machine
 from holdfast.core.recovery import Phase
 from holdfast.core.redaction import Redaction
 from holdfast.core.unit import Committed, Unit
@@ -29,6 +30,7 @@ from holdfast.runtime.identity import Identities
 from holdfast.runtime.latch import Latches
 from holdfast.runtime.lease import Leases
 from holdfast.runtime.ledger import Ledger
+from holdfast.runtime.pipeline import Pipeline, Pipelines
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
 from holdfast.runtime.rescue import Lifeline, Rescue
@@ -110,6 +112,7 @@ class Runtime:
         views = Views(store, redaction)
         self._executor = Executor(views, self.ledger, self._presence)
         self.runs = Runs(views, self._executor, self.history)
+        self.pipelines = Pipelines(views, self.runs)
         self._boot.members.append(self._executor)
         self._boot.parts.append(Timers(views))
         self._drain.work.append(self._executor)
@@ -144,6 +147,15 @@ class Runtime:
             InvalidValueError: the class is not declared with `@state`.
         """
         return self.sessions.session(kind, key, identities)
+
+    def pipeline(self, machine: Machine, key: str | Key, *, keep_input: bool = True) -> Pipeline:
+        """
+        Return the pipeline of a machine with a key; see `Pipelines.of`.
+
+        Raises:
+            InvalidMachineError: the table has faults.
+        """
+        return self.pipelines.of(machine, key, keep_input=keep_input)
 
     async def streams(
         self,
