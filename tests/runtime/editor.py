@@ -129,6 +129,20 @@ async def live(url: str, seed: int, point: str, nth: int) -> None:
         await Editor(rt, seed).work()
 
 
+async def flush(url: str, point: str, nth: int) -> None:
+    """Change all sessions, then die while they are flushed, or behind it."""
+    world = World()
+    async with holdfast.open(url, flush_interval=3_600, world=world) as rt:
+        editor = Editor(rt, 0)
+        for key in KEYS:
+            async with rt.session(Kept, key) as session:
+                say("found", key=key, number=session.value.number, turns=session.value.turns)
+            await editor.edit(key)
+        arm(world, point, nth)
+        await editor.flush()
+        die()
+
+
 async def upcast(url: str, point: str, nth: int) -> None:
     """Bring sessions of an older version along by changing them."""
     world = World()
@@ -152,4 +166,5 @@ if __name__ == "__main__":
     if kind == "live":
         asyncio.run(live(url, int(rest[0]), rest[1], int(rest[2])))
     else:
-        asyncio.run(upcast(url, rest[0], int(rest[1])))
+        work = flush if kind == "flush" else upcast
+        asyncio.run(work(url, rest[0], int(rest[1])))

@@ -32,6 +32,8 @@ POINTS = (
     "commit.committed",
     "commit.answered",
 )
+# A flush of few sessions is one commit: the second one is never reached.
+FLUSHES = (("commit.begun", 1), ("commit.written", 1), ("commit.begun", 2), ("commit.written", 2))
 RANDOM_LIVES = 5
 
 
@@ -122,14 +124,18 @@ class Ledger:
 def live(url: str, ledger: Ledger, seed: int, point: str = "", nth: int = 0) -> None:
     """Let one child live and die."""
     rng = random.Random(seed)
-    process = child("live", url, str(seed), point, str(nth))
-    assert process.stdout is not None
     left = len(KEYS) + rng.randint(0, 150)
+    follow(url, ledger, child("live", url, str(seed), point, str(nth)), 0 if point else left)
+
+
+def follow(url: str, ledger: Ledger, process: "subprocess.Popen[str]", left: int = 0) -> None:
+    """Listen to a child, kill it behind so many lines, and judge what it leaves."""
+    assert process.stdout is not None
     with process.stdout as told:
         for line in told:
             ledger.hear(json.loads(line))
             left -= 1
-            if not left and not point:
+            if not left:
                 process.kill()
     assert process.wait() == -signal.SIGKILL
 
@@ -152,6 +158,9 @@ def test_what_was_acknowledged_survives_kills(url: str) -> None:
         nth = rng.randint(1, 12)
         say(f"{point} {nth}")
         live(url, ledger, rng.getrandbits(32), point, nth)
+    for point, nth in FLUSHES:
+        say(f"flush {point} {nth}")
+        follow(url, ledger, child("flush", url, point, str(nth)))
     assert ledger.identities and min(ledger.acked.values()) > 0
 
 

@@ -50,11 +50,11 @@ def ending_in(ttl: float, now: StoreTime, wall: float) -> Deadline:
 
 
 def remaining(deadline: Deadline, now: StoreTime, wall: float) -> float:
-    """Return how many seconds are left; 0 when it is reached."""
+    """Return how many seconds are left, never more than were left then; 0 when it is reached."""
     if deadline.domain == now.domain:
         left = deadline.ends_at - now.seconds
     else:
-        left = deadline.left - max(0.0, wall - deadline.written_at)
+        left = deadline.left - (wall - deadline.written_at)
     return min(max(left, 0.0), deadline.left)
 
 
