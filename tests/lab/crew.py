@@ -46,7 +46,7 @@ class Task:
 
     def named(self, failure: str) -> str:
         """Return a failure with the command that repeats it, if it does not name a closer one."""
-        if COMMAND in failure:
+        if "; replay: " in failure:
             return failure
         return f"{failure}; replay: {COMMAND} {self.again}"
 

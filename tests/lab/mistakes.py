@@ -38,6 +38,7 @@ SOMETIMES = (
     "follower went on after a kill",
     "froze",
     "granted to the next",
+    "killed after it was overtaken",
     "killed at an await",
     "killed at commit.answered",
     "killed at commit.begun",
@@ -51,8 +52,12 @@ SOMETIMES = (
     "renewed",
     "stale owner got lease_expired",
     "stale owner got stale_generation",
+    "stale work was refused",
     "unknown outcome resolved absent",
     "unknown outcome resolved committed",
+    "work was claimed",
+    "work was held",
+    "work was stopped",
 )
 
 

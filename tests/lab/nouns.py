@@ -9,6 +9,7 @@ What it tries and what was answered it notes: `[op, "try", ...]` before, `[op, "
 after. `tests.lab.promises` says what a store has to hold by these notes.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,6 +17,7 @@ import holdfast
 from holdfast import ASK, BUFFERED, REPORT, RESUME, SUSPEND, EntryState, Runtime
 from holdfast.core.errors import StoreError
 from holdfast.core.ledger import Terms
+from holdfast.core.recovery import Phase
 from holdfast.core.refusal import EffectUncertainError, NotReadyError
 from holdfast.runtime.entry import Entry
 from holdfast.runtime.session import Session
@@ -101,12 +103,18 @@ class Program:
         return ended + 1 < LIVES
 
     async def _knock(self) -> None:
-        """Ask for a change of state before it is ready."""
-        try:
-            await self._rt.records.put("knock", "door", "open")
-        except NotReadyError:
-            return
-        assert self._rt.health().ready, "a change of state was accepted before it was ready"
+        """Ask for a change of state in each phase before it is ready."""
+        knocked: set[Phase] = set()
+        while (phase := self._rt.health().phase) not in (Phase.READY, Phase.FAILED):
+            if phase not in knocked:
+                knocked.add(phase)
+                try:
+                    await self._rt.records.put("knock", "door", phase.value)
+                except NotReadyError:
+                    pass
+                else:
+                    raise AssertionError(f"a change of state was accepted while {phase.value}")
+            await asyncio.sleep(0)
 
     # The ledger.
 

@@ -13,22 +13,24 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import apsw
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import holdfast
 from holdfast.core import codec
-from holdfast.core.errors import HoldfastError, StoreRefusedError
+from holdfast.core.errors import HoldfastError, StoreBusyError, StoreRefusedError
 from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.testing.acts import read_image
+from holdfast.testing.cases import Application, Cases
 from holdfast.testing.decay import Decay
 from holdfast.testing.faults import planted
 from holdfast.testing.images import Breadth, Scratch, cut_at, images
@@ -36,7 +38,9 @@ from holdfast.testing.ioerrors import Accidents
 from holdfast.testing.kills import RECOVERY, Forks, Kills
 from holdfast.testing.power import NAME, PowerLoss
 from holdfast.testing.schedules import explore
+from holdfast.testing.simulation import campaign
 from tests.lab import traced
+from tests.lab.mistakes import SEEDS_TO_FIND
 from tests.lab.test_machine import Machine
 
 SEED = 20_264
@@ -49,6 +53,14 @@ _SCENARIOS: Final = {
     "checked-before-the-lock": "record",
     "fence-not-checked": "fence",
     "lock-taken-late": "append",
+}
+# Where the program of all nouns is killed, and how often at most; the others show without.
+_NOUNS: Final = {
+    "": ("ledger.begun", 6),
+    "attempt-counted-after-dispatch": ("ledger.begun", 20),
+    "flush-in-pieces": ("commit.answered", 40),
+    "identity-written-after-the-answer": ("commit.answered", 40),
+    "rescue-reported-apart": ("rescue.ended", 2),
 }
 _FEW = Breadth(prefixes=1, sectors=1, mixtures=2)
 _GARBAGE = Breadth(prefixes=0, sectors=0, mixtures=0, garbage=4)
@@ -102,6 +114,7 @@ def by_kills_behind_an_edit(plant: str) -> list[str]:
 @holdfast.state(version=1)
 class _Edited:
     n: int = 0
+    seen: int = holdfast.field(default=0, tier=holdfast.BUFFERED)
 
 
 async def _edited(url: str) -> int:
@@ -126,6 +139,77 @@ def edit(argument: Mapping[str, Any]) -> None:
 def _end(progress: Path, edited: int) -> None:
     progress.write_text(json.dumps(edited))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def by_nouns(plant: str, first: int = 1) -> list[str]:
+    """Kill the program of all nouns where it hurts, each time a step further."""
+    point, most = _NOUNS.get(plant, ("", 0))
+    program = Application(
+        work="tests.lab.nouns:work",
+        invariant="tests.lab.promises:invariant",
+        seed=SEED,
+        limit=30.0,
+        plant=plant,
+    )
+    with Scratch() as homes, Forks([str(traced.ROOT)]) as forks:
+        cases = Cases(program, forks, homes)
+        trouble, _ = cases.rehearse()
+        for nth in range(first, first + most):
+            trouble = trouble or cases.kill([{"point": point, "nth": nth}])
+    return [trouble.what] if trouble else []
+
+
+def by_a_foreign_lock(plant: str = "") -> list[str]:
+    """Hold the write lock during one flush; the next one has to write what that could not."""
+    with Scratch() as scratch, planted(plant) if plant else nullcontext():
+        return asyncio.run(_flushed_twice(scratch.lay({}) / NAME))
+
+
+async def _flushed_twice(path: Path) -> list[str]:
+    url, foreign = f"sqlite:///{path}", apsw.Connection(str(path))
+    async with holdfast.open(url, busy_wait=0.0) as rt, rt.session(_Edited, "one") as session:
+        async with session.edit() as draft:
+            draft.seen = 1
+        foreign.execute("BEGIN IMMEDIATE")
+        with suppress(StoreBusyError):
+            await rt.flush()
+            return ["somebody else had the lock, and the flush says nothing"]
+        foreign.execute("ROLLBACK")
+        await rt.flush()
+        foreign.close()
+    async with holdfast.open(url) as rt, rt.session(_Edited, "one") as session:
+        return [] if session.value.seen else ["a flush was acknowledged and is gone"]
+
+
+def by_zombies(plant: str = "") -> list[str]:
+    """Look for the work of a process that was killed and whose parent does not look after it."""
+    with Scratch() as scratch, planted(plant) if plant else nullcontext():
+        url = f"sqlite:///{scratch.lay({}) / NAME}"
+        command = [sys.executable, "-m", "tests.lab.planted", url]
+        child = subprocess.Popen(command, cwd=traced.ROOT)
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        try:
+            found = asyncio.run(_interrupted(url))
+        finally:
+            child.wait()
+    return [] if found == ["work"] else [f"a zombie left work in flight, found is {found}"]
+
+
+async def _interrupted(url: str) -> list[str]:
+    async with holdfast.open(url) as rt:
+        return [info.key[0] for info in await rt.ledger.interrupted()]
+
+
+async def _die_at_work(url: str) -> None:
+    async with holdfast.open(url) as rt:
+        await rt.ledger.begin("work")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def by_simulation(plant: str) -> list[str]:
+    """Run several processes on one store in virtual time."""
+    with planted(plant):
+        return list(campaign(range(1, SEEDS_TO_FIND), enough=1).broken.values())
 
 
 def by_accidents(plant: str) -> list[str]:
@@ -258,4 +342,19 @@ HUNTS: Mapping[str, Callable[[str], list[str]]] = {
     "recovery-trusts-its-first-try": by_kills_of_recovery,
     "snapshot-ahead-of-its-stream": by_oracle,
     "synchronous-normal": by_power_loss,
+    "attempt-counted-after-dispatch": by_nouns,
+    "counter-added-twice": by_simulation,
+    "entry-consumed-twice": by_simulation,
+    "flush-failure-forgotten": by_a_foreign_lock,
+    "flush-in-pieces": by_nouns,
+    "generation-reused": by_nouns,
+    "identity-written-after-the-answer": by_nouns,
+    "rescue-reported-apart": by_nouns,
+    "rescue-without-proof-of-death": by_simulation,
+    "served-before-restored": by_nouns,
+    "stop-forgotten": by_nouns,
+    "zombie-counts-as-alive": by_zombies,
 }
+
+if __name__ == "__main__":
+    asyncio.run(_die_at_work(sys.argv[1]))

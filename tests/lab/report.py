@@ -26,7 +26,7 @@ from tests.lab.crew import Done
 from tests.lab.layers import Outcome, Wish
 from tests.lab.mistakes import SEEDS_TO_FIND
 
-COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages")
+COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages", "nouns")
 CUTS = 2_000
 FULL = Wish(seed=0)
 # What a layer is to reach in a night.
@@ -133,6 +133,7 @@ def figures(run: Run) -> Iterator[Figure]:
         "errors": "every call to the disk failing in every way",
         "schedules": f"every order of {instances} instances",
         "model": "every state of the protocol",
+        "nouns": "sessions and ledger under kills, power cuts and failing calls",
     }
     for layer, what in complete.items():
         if found := run.layers.get(layer):

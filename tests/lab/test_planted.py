@@ -9,10 +9,13 @@ from holdfast.testing.faults import PLANTS
 from tests.lab.planted import (
     HUNTS,
     SEED,
+    by_a_foreign_lock,
     by_another_process,
     by_emptying,
     by_kills_behind_an_edit,
     by_kills_of_recovery,
+    by_nouns,
+    by_zombies,
 )
 
 pytestmark = pytest.mark.lab
@@ -35,12 +38,20 @@ def test_a_planted_bug_is_found(plant: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "hunt", [by_another_process, by_kills_behind_an_edit, by_kills_of_recovery]
+    "hunt",
+    [
+        by_a_foreign_lock,
+        by_another_process,
+        by_kills_behind_an_edit,
+        by_kills_of_recovery,
+        by_nouns,
+        by_zombies,
+    ],
 )
 def test_a_hunt_of_its_own_finds_nothing_in_a_sound_store(
     hunt: Callable[[str], list[str]],
 ) -> None:
-    """X1, F2, X5. Those that are no slice of another layer, without a bug."""
+    """X1, F2, X5, L5, H1. Those that are no slice of another layer, without a bug."""
     assert hunt("") == []
 
 

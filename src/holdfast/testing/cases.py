@@ -47,6 +47,7 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
         seed: of all cases.
         limit: seconds after which a process counts as hanging.
         server: address of a PostgreSQL database; empty for SQLite files.
+        plant: a bug that is planted in every process, if any.
     """
 
     work: str
@@ -54,6 +55,7 @@ class Application(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     limit: float
     server: str = ""
+    plant: str = ""
 
 
 class Trouble(NamedTuple):
@@ -172,6 +174,7 @@ class Cases:
             home=str(case.home),
             seed=it.seed,
             limit=it.limit,
+            plant=it.plant,
             **what,
         )
         (case.home / "result").unlink(missing_ok=True)

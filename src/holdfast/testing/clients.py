@@ -9,7 +9,7 @@ to hold those and no others.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -46,6 +46,8 @@ __all__ = [
     "Follower",
     "Owner",
     "Parts",
+    "check_notes",
+    "check_work",
 ]
 
 T = TypeVar("T")
@@ -353,6 +355,42 @@ class Follower:
             if event.data[0].partition(" ")[0] != self.name.partition(" ")[0]:
                 self._reached["follower was shown another process's event"] += 1
         self.ended = True
+
+
+def check_notes(
+    events: Sequence[RecordedEvent], clients: Iterable[Client], followers: Iterable[Follower]
+) -> None:
+    """Check that what is there is what was committed, and what followers were shown."""
+    stored = [event.data for event in events]
+    _check_tries(stored, [one for one in clients if isinstance(one, Appender)])
+    for follower in followers:
+        if follower.seen != stored:
+            raise BrokenError(f"{follower.name} was shown something else than what is there")
+
+
+def _check_tries(stored: Sequence[list[Any]], clients: Sequence[Client]) -> None:
+    for client in clients:
+        numbers = [said[1] for said in stored if said[0] == client.name]
+        if numbers != client.committed:
+            raise BrokenError(f"{client.name} committed {client.committed}, there is {numbers}")
+
+
+def check_work(events: Sequence[RecordedEvent], clients: Iterable[Client]) -> None:
+    """Check that work was written by whoever owned the lease then."""
+    generation, owner = 0, ""
+    for event in events:
+        name, *_, shown = event.data
+        if event.type == "granted":
+            generation, owner = generation + 1, name
+        elif (name, shown) != (owner, generation):
+            raise BrokenError(
+                f"{name} has {event.type} under {shown} at {event.sequence}, "
+                f"but {owner or 'nobody'} owns {generation}"
+            )
+        elif event.type == "released":
+            owner = ""
+    worked = [event.data for event in events if event.type == "worked"]
+    _check_tries(worked, [one for one in clients if isinstance(one, Owner)])
 
 
 async def _caught(work: Callable[[], Coroutine[Any, Any, T]]) -> T | HoldfastError:

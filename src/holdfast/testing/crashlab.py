@@ -57,6 +57,8 @@ Strikes = Sequence[Mapping[str, Any]]
 _ENOUGH: Final = 3
 _IMAGES_PER_CUT: Final = 8
 _STRIKE_AGAIN_EVERY: Final = 3
+_STRIKES_AGAIN_MAX: Final = 3
+_EARLY: Final = ("boot.", "commit.", "presence.", "rescue.")
 _TRIES_OF_AN_INSTANT: Final = 20
 # Parts of the time, for the layers that are wanted; what one leaves the next may use.
 _PARTS: Final = {"kills": 8, "power": 7, "errors": 5}
@@ -172,7 +174,8 @@ class _Campaign:
             if number >= self._wish.kills or self._is_over("kills"):
                 break
             again = number % _STRIKE_AGAIN_EVERY == _STRIKE_AGAIN_EVERY - 1
-            strikes = [first, _early(rng, points, changes)] if again else [first]
+            often = rng.randint(1, _STRIKES_AGAIN_MAX) if again else 0
+            strikes = [first, *(_early(rng, points, changes) for _ in range(often))]
             before = self._cases.killed
             trouble = self._cases.kill(strikes)
             killed = self._cases.killed - before
@@ -273,7 +276,7 @@ def _strikes(
 
 def _early(rng: Random, points: Mapping[str, int], changes: int) -> Mapping[str, Any]:
     """Return a place that is reached while starting again."""
-    early = [point for point in sorted(points) if point.startswith(("boot.", "commit."))]
+    early = [point for point in sorted(points) if point.startswith(_EARLY)]
     if early and (not changes or rng.random() < 0.5):
         return {"point": rng.choice(early), "nth": 1}
     if changes:

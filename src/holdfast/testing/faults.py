@@ -36,6 +36,7 @@ from holdfast.store.sqlite.mark import Mark
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.sqlite.wal import examine
 from holdfast.store.writer import Entry, Writer
+from holdfast.testing.slips import SLIPS, replaced
 
 __all__ = ["PLANTS", "AcknowledgeBeforeCommit", "planted"]
 
@@ -70,7 +71,7 @@ class AcknowledgeBeforeCommit:
             self._batch = entries
             return commit(self_, entries)
 
-        with _replaced(port, "decide", deciding), _replaced(Writer, "_decide", committing):
+        with replaced(port, "decide", deciding), replaced(Writer, "_decide", committing):
             yield
 
 
@@ -83,7 +84,7 @@ def _synchronous_normal() -> Generator[None]:
         durable(self)
         self.pragma("synchronous", 1)
 
-    with _replaced(SqliteConnection, "make_durable", normal):
+    with replaced(SqliteConnection, "make_durable", normal):
         yield
 
 
@@ -95,8 +96,8 @@ def _powersafe_overwrite() -> Generator[None]:
         return f"{quote(target)}?psow=1&instead-of="
 
     with (
-        _replaced(connection, "quote", trusting),
-        _replaced(SqliteConnection, "_demand", _do_nothing),
+        replaced(connection, "quote", trusting),
+        replaced(SqliteConnection, "_demand", _do_nothing),
     ):
         yield
 
@@ -111,7 +112,7 @@ def _mark_before_commit() -> Generator[None]:
             self._guard.mark.write(self._known.store_id, self._number)
         commit(self)
 
-    with _replaced(SqliteTransaction, "commit", early):
+    with replaced(SqliteTransaction, "commit", early):
         yield
 
 
@@ -126,7 +127,7 @@ def _failed_commit_called_refused() -> Generator[None]:
         except port.CommitFailed as error:
             raise StoreUnavailableError(reason=str(error)) from error
 
-    with _replaced(SqliteTransaction, "commit", certain):
+    with replaced(SqliteTransaction, "commit", certain):
         yield
 
 
@@ -141,13 +142,13 @@ def _failed_commit_tried_again() -> Generator[None]:
         except port.CommitFailed:
             return commit(self, units)
 
-    with _replaced(SqliteDriver, "commit", again):
+    with replaced(SqliteDriver, "commit", again):
         yield
 
 
 def _afresh_on_an_empty_file() -> AbstractContextManager[None]:
     """Do not look at the files first: SQLite deletes the log of a main file that is empty."""
-    return _replaced(Guard, "_look", _do_nothing)
+    return replaced(Guard, "_look", _do_nothing)
 
 
 # Files beside the database.
@@ -161,7 +162,7 @@ def _file_replaced_in_place() -> AbstractContextManager[None]:
         with FileIO(path, "w") as file:
             yield file
 
-    return _replaced(files, "replacing", in_place)
+    return replaced(files, "replacing", in_place)
 
 
 @contextmanager
@@ -170,12 +171,12 @@ def _file_replaced_without_folder_sync() -> Generator[None]:
     sync, make = files.sync_folder, SystemFiles.make_folder
 
     def making(self: SystemFiles, path: Path) -> None:
-        with _replaced(files, "sync_folder", sync):
+        with replaced(files, "sync_folder", sync):
             make(self, path)
 
     with (
-        _replaced(files, "sync_folder", _do_nothing),
-        _replaced(SystemFiles, "make_folder", making),
+        replaced(files, "sync_folder", _do_nothing),
+        replaced(SystemFiles, "make_folder", making),
     ):
         yield
 
@@ -186,10 +187,10 @@ def _folder_made_without_parent_sync() -> Generator[None]:
     make = SystemFiles.make_folder
 
     def making(self: SystemFiles, path: Path) -> None:
-        with _replaced(files, "sync_folder", _do_nothing):
+        with replaced(files, "sync_folder", _do_nothing):
             make(self, path)
 
-    with _replaced(SystemFiles, "make_folder", making):
+    with replaced(SystemFiles, "make_folder", making):
         yield
 
 
@@ -204,10 +205,10 @@ def _log_ignored_by_readers() -> AbstractContextManager[None]:
         return f"{quote(target)}?immutable=1&instead-of="
 
     def reading(self: SqliteDriver) -> SqliteConnection:
-        with _replaced(connection, "quote", immutable):
+        with replaced(connection, "quote", immutable):
             return connect(self)
 
-    return _replaced(SqliteDriver, "_connect_reader", reading)
+    return replaced(SqliteDriver, "_connect_reader", reading)
 
 
 @contextmanager
@@ -220,7 +221,7 @@ def _log_cut_at_the_first_bad_frame() -> Generator[None]:
     def unmarked(_: Mark, store_id: bytes) -> int:
         return 0
 
-    with _replaced(guard, "examine", trusting), _replaced(Mark, "read", unmarked):
+    with replaced(guard, "examine", trusting), replaced(Mark, "read", unmarked):
         yield
 
 
@@ -232,12 +233,12 @@ def _file_opened_beside_sqlite() -> AbstractContextManager[None]:
         write(self, decision, moment)
         Path(self._main.target).read_bytes()  # pyright: ignore[reportPrivateUsage]
 
-    return _replaced(SqliteTransaction, "write", sealing)
+    return replaced(SqliteTransaction, "write", sealing)
 
 
 def _digest_not_checked() -> AbstractContextManager[None]:
     """Serve rows as they are: a flipped bit is served as truth."""
-    return _replaced(rows, "_check_seal", _do_nothing)
+    return replaced(rows, "_check_seal", _do_nothing)
 
 
 def _chain_not_checked() -> AbstractContextManager[None]:
@@ -246,7 +247,7 @@ def _chain_not_checked() -> AbstractContextManager[None]:
     def unchecked(_: Head, page: list[EventRow], *rest: object) -> list[EventRow]:
         return page
 
-    return _replaced(reader, "intact_part", unchecked)
+    return replaced(reader, "intact_part", unchecked)
 
 
 def _outcome_not_looked_up() -> AbstractContextManager[None]:
@@ -255,7 +256,7 @@ def _outcome_not_looked_up() -> AbstractContextManager[None]:
     def absent(_: Reader, unit_id: bytes, after: int) -> port.Verdict:
         return "absent"
 
-    return _replaced(Reader, "outcome", absent)
+    return replaced(Reader, "outcome", absent)
 
 
 # Steps that are left out, or taken twice.
@@ -275,15 +276,15 @@ def _recovery_trusts_its_first_try() -> AbstractContextManager[None]:
         begun.unlink()
         return notes
 
-    return _replaced(SqliteDriver, "_connect", connecting)
+    return replaced(SqliteDriver, "_connect", connecting)
 
 
 @contextmanager
 def _migration_in_pieces() -> Generator[None]:
     """Run a migration's statements without a transaction: a kill leaves some of them."""
     with (
-        _replaced(SqliteConnection, "begin_alone", _do_nothing),
-        _replaced(Migrator, "commit", _do_nothing),
+        replaced(SqliteConnection, "begin_alone", _do_nothing),
+        replaced(Migrator, "commit", _do_nothing),
     ):
         yield
 
@@ -294,7 +295,7 @@ async def _do_nothing_soon(*_: object) -> None:
 
 def _durable_fields_written_later() -> AbstractContextManager[None]:
     """Leave the durable fields of a session to the flusher, and answer before."""
-    return _replaced(Session, "_commit", _do_nothing_soon)
+    return replaced(Session, "_commit", _do_nothing_soon)
 
 
 def _snapshot_ahead_of_its_stream() -> AbstractContextManager[None]:
@@ -303,7 +304,7 @@ def _snapshot_ahead_of_its_stream() -> AbstractContextManager[None]:
     def taking(self: Any, write: PutSnapshot) -> None:
         self.decision.snapshots.append(write)
 
-    return _replaced(rules._Batch, "_snapshot", taking)  # pyright: ignore[reportPrivateUsage]
+    return replaced(rules._Batch, "_snapshot", taking)  # pyright: ignore[reportPrivateUsage]
 
 
 # Several processes on one store.
@@ -319,7 +320,7 @@ def _checked_before_the_lock() -> AbstractContextManager[None]:
         _, moment, positions = begin(self, wanted)
         return before, moment, positions
 
-    return _replaced(SqliteTransaction, "begin", early)
+    return replaced(SqliteTransaction, "begin", early)
 
 
 def _lock_taken_late() -> AbstractContextManager[None]:
@@ -329,12 +330,12 @@ def _lock_taken_late() -> AbstractContextManager[None]:
     def deferred(self: SqliteConnection, text: str, bindings: Any = None) -> None:
         script(self, "BEGIN" if text == "BEGIN IMMEDIATE" else text, bindings)
 
-    return _replaced(SqliteConnection, "script", deferred)
+    return replaced(SqliteConnection, "script", deferred)
 
 
 def _cache_kept_over_foreign_writes() -> AbstractContextManager[None]:
     """Keep what is known although another process has written."""
-    return _replaced(Known, "forget", _do_nothing)
+    return replaced(Known, "forget", _do_nothing)
 
 
 def _fence_not_checked() -> AbstractContextManager[None]:
@@ -343,7 +344,7 @@ def _fence_not_checked() -> AbstractContextManager[None]:
     def owned(row: LeaseRow, *_: object) -> LeaseRow:
         return row
 
-    return _replaced(lease, "_owned", owned)
+    return replaced(lease, "_owned", owned)
 
 
 PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = MappingProxyType(
@@ -372,6 +373,7 @@ PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = Mappin
         "recovery-trusts-its-first-try": _recovery_trusts_its_first_try,
         "snapshot-ahead-of-its-stream": _snapshot_ahead_of_its_stream,
         "synchronous-normal": _synchronous_normal,
+        **SLIPS,
     }
 )
 
@@ -386,16 +388,6 @@ def planted(name: str) -> AbstractContextManager[None]:
     if name not in PLANTS:
         raise InvalidValueError(what="plant", reason=f"{name!r} is none of {', '.join(PLANTS)}")
     return PLANTS[name]()
-
-
-@contextmanager
-def _replaced(owner: object, name: str, value: object) -> Generator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def _do_nothing(*_: object) -> None:

@@ -9,32 +9,36 @@ locks end, files are closed, and nobody writes the log home.
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Final
 
 import apsw
 
-from holdfast.core.clock import StoreTime
-from holdfast.core.errors import StoreBusyError
+from holdfast.core.clock import Clock, StoreTime
+from holdfast.core.errors import FenceError, StoreBusyError
 from holdfast.core.ids import Ids
 from holdfast.core.redaction import Redaction
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
+from holdfast.runtime import executor, presence, rescue
 from holdfast.runtime.runtime import Opening, Options, Runtime
+from holdfast.store.owner import Owner
 from holdfast.store.port import Answers, Changes, Opened
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
 from holdfast.store.writer import Entry, Writer
-from holdfast.testing.virtual import Killed, VirtualLoop
+from holdfast.testing.slips import replaced
+from holdfast.testing.virtual import OWNER, Killed, VirtualLoop
 
-__all__ = ["Instance", "LoopStore", "VirtualClock"]
+__all__ = ["Instance", "LoopStore", "VirtualClock", "virtual_owners"]
 
 FLUSH_INTERVAL: Final = 30.0
-# Heartbeats would wake every follower now and then, and so heal what is to be found here.
-OPTIONS: Final = Options(busy_wait=0.0, readers=1, lease_ttl=24 * 3600.0)
+LOOK: Final = 10.0
+OPTIONS: Final = Options(busy_wait=0.0, readers=1)
 
 
 class VirtualClock:
@@ -61,6 +65,25 @@ class VirtualClock:
     def monotonic(self) -> float:
         """Return virtual seconds."""
         return self._loop.time()
+
+
+@contextmanager
+def virtual_owners(loop: VirtualLoop) -> Generator[None]:
+    """Let runtimes be owned by lives of processes, whose death the loop can prove."""
+
+    def this_owner(clock: Clock) -> Owner:
+        return Owner(OWNER.get(), clock.store_time().domain, 0, "virtual", None)
+
+    def proven_dead(owner: Owner, _: Owner) -> bool:
+        return loop.is_dead(owner.host)
+
+    with (
+        replaced(presence, "this_owner", this_owner),
+        replaced(rescue, "proven_dead", proven_dead),
+        # Nobody runs anything here, and a look for runs every half second costs a third of a seed.
+        replaced(executor, "LOOK", LOOK),
+    ):
+        yield
 
 
 class LoopWriter(Writer):
@@ -192,8 +215,15 @@ class Instance:
         alone: whether nobody else had the store open when it was opened.
     """
 
-    def __init__(self, name: str, path: Path, loop: VirtualLoop, store: type[LoopStore]) -> None:
-        """Take the store's file and the kind of store to open it with."""
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        loop: VirtualLoop,
+        store: type[LoopStore],
+        lease_ttl: float = OPTIONS.lease_ttl,
+    ) -> None:
+        """Take the store's file, the kind of store to open it with, and when it counts as dead."""
         self.name = name
         self.clock = VirtualClock(loop)
         self.life = 0
@@ -202,6 +232,7 @@ class Instance:
         self._path = path
         self._loop = loop
         self._store = store
+        self._lease_ttl = lease_ttl
         self._world = World(clock=self.clock)
         self._opening: Opening | None = None
         self._drivers: list[DroppableDriver] = []
@@ -212,17 +243,19 @@ class Instance:
         return f"{self.name}.{self.life}"
 
     async def open(self) -> Runtime:
-        """Open the store; while somebody else writes, again and again."""
+        """Open the store; as long as somebody else is in the way, again and again."""
         while True:
             random = Random(self._loop.random.getrandbits(64))
             self._world = World(clock=self.clock, ids=Ids(random.randbytes))
             driver = DroppableDriver(self._path, self._world, self._loop)
             self._drivers.append(driver)
             store = self._store(driver, self._world, self._loop)
+            store.options = replace(store.options, lease_ttl=self._lease_ttl)
             self._opening = Opening(store, FLUSH_INTERVAL, Redaction(()))
             try:
                 self.rt = await self._opening.__aenter__()
-            except StoreBusyError:
+            except (StoreBusyError, FenceError):
+                # Somebody else writes, or took over while this one was frozen on its way up.
                 await self._loop.pause(self._loop.random.random())
                 continue
             self.alone = store.opened is not None and store.opened.alone

@@ -21,7 +21,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -30,8 +30,9 @@ from typing import Any, Final, TypeVar
 import apsw
 
 from holdfast.core.errors import HoldfastError
-from holdfast.core.event import RecordedEvent
+from holdfast.core.recovery import Phase
 from holdfast.core.world import World
+from holdfast.runtime.presence import LEASE_TTL
 from holdfast.runtime.runtime import Options, Runtime
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.testing.clients import (
@@ -44,14 +45,30 @@ from holdfast.testing.clients import (
     Follower,
     Owner,
     Parts,
+    check_notes,
+    check_work,
 )
-from holdfast.testing.instance import Instance
+from holdfast.testing.instance import Instance, virtual_owners
+from holdfast.testing.patrons import (
+    JOBS,
+    KEYS,
+    NAMES,
+    Hall,
+    Visitor,
+    Worker,
+    check_hall,
+    check_jobs,
+)
 from holdfast.testing.virtual import BrokenError, VirtualLoop
 
 __all__ = ["Campaign", "History", "campaign", "simulate"]
 
 T = TypeVar("T")
 SECOND_ROUND_SHARE: Final = 0.1
+# Seeds whose clients use sessions and the ledger, and those among them with short leases.
+PATRONS_SHARE: Final = 0.2
+HASTY_SHARE: Final = 0.4
+HASTY_LEASE: Final = 3.0
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
 ROUND_SECONDS: Final = 4.0
@@ -182,18 +199,25 @@ class _Simulation:
         self.reached: Counter[str] = Counter()
         self.lines: list[str] = []
         count = 2 + (self.random.random() < 0.15)
+        self.patrons = self.random.random() < PATRONS_SHARE
+        self.hasty = self.patrons and self.random.random() < HASTY_SHARE
+        lease = HASTY_LEASE if self.hasty else LEASE_TTL
         self.instances = [
-            Instance(f"p{number}", path, self.loop, parts.store) for number in range(count)
+            Instance(f"p{number}", path, self.loop, parts.store, lease) for number in range(count)
         ]
+        self.killed: Counter[str] = Counter()
         self.clients: list[Client] = []
         self.of: dict[str, list[Client]] = {}
         self.followers: list[Follower] = []
         self.restarting: set[str] = set()
+        self.closed: set[str] = set()
         for instance in self.instances:
             self._people(instance.name, parts)
 
     def _people(self, name: str, parts: Parts) -> None:
         kinds: tuple[type[Client], ...] = (Appender, Adder, Owner)
+        if self.patrons:
+            kinds = (Appender, Worker, Visitor)
         mine: list[Client] = [
             kind(f"{name} {kind.__name__}", self.loop, self.note, self.reached, parts)
             for kind in kinds
@@ -213,7 +237,8 @@ class _Simulation:
     def run(self) -> History:
         broken = ""
         try:
-            self.loop.run(self._main())
+            with virtual_owners(self.loop):
+                self.loop.run(self._main())
         except BrokenError as error:
             broken = str(error)
         except Exception as error:
@@ -274,6 +299,7 @@ class _Simulation:
         until = self.loop.time() + ROUND_SECONDS
         while self.loop.time() < until:
             await self.loop.pause(random() * 2.0)
+            self._bury()
             instance = self.instances[int(random() * len(self.instances))]
             if instance.rt is None:
                 continue
@@ -298,8 +324,15 @@ class _Simulation:
         self.note(f"{instance.owner} is killed {where}")
         self.reached[f"killed {where}"] += 1
         instance.kill()
+        self.killed[instance.name] += 1
         self.restarting.add(instance.name)
         self.loop.spawn("", self._restart(instance))
+
+    def _bury(self) -> None:
+        """Start those again that stopped because they were overtaken."""
+        for instance in self.instances:
+            if instance.rt is not None and instance.rt.health().phase is Phase.FAILED:
+                self._kill(instance, "after it was overtaken")
 
     def _kill_within(self, instance: Instance) -> None:
         point = POINTS[int(self.random.random() * len(POINTS))]
@@ -329,6 +362,7 @@ class _Simulation:
             if self.loop.time() > until:
                 busy = [one.name for one in self.clients if one.left > 0 or one.pending is not None]
                 raise BrokenError(f"no progress after faults stopped: {busy or self.restarting}")
+            self._bury()
             await self.loop.pause(0.5)
         total = sum(len(one.committed) for one in self.clients if isinstance(one, Appender))
         until = self.loop.time() + SHOWN_WITHIN
@@ -349,22 +383,31 @@ class _Simulation:
             await self.loop.pause(0.25)
 
     def _any(self) -> Runtime:
-        for instance in self.instances:
-            if instance.rt is not None:
-                return instance.rt
+        for rt in self._ready():
+            return rt
         raise BrokenError("no process is up")
+
+    def _ready(self) -> list[Runtime]:
+        """Return the runtimes that are up; one that was overtaken is not."""
+        running = [instance.rt for instance in self.instances if instance.rt is not None]
+        return [rt for rt in running if rt.health().phase is Phase.READY]
 
     # The end.
 
     async def _end(self) -> None:
         """Compare what is there; now and then only after everybody was closed, or killed."""
         which = self.random.random()
+        if self.patrons:
+            await self._flush()
         rt = self._any()
         if which < OPENED_SHARE:
             rt = await self._open_again(killed=which < OPENED_SHARE / 4)
-        _check_notes(await rt.history(NOTES).read(), self.clients, self.followers)
-        _check_work(await rt.history(WORK).read(), self.clients)
-        await self._check_counter(rt)
+        check_notes(await rt.history(NOTES).read(), self.clients, self.followers)
+        if self.patrons:
+            await self._check_patrons(rt)
+        else:
+            check_work(await rt.history(WORK).read(), self.clients)
+            await self._check_counter(rt)
         if self.seed % VERIFIED_EVERY == 0 and (findings := await rt.verify()):
             raise BrokenError(f"verify found {findings}")
 
@@ -373,6 +416,7 @@ class _Simulation:
             if killed:
                 instance.kill()
                 continue
+            self.closed.add(instance.owner)
             close = instance.close()
             if await self._may_be_cancelled(instance.owner, close, CLOSE_CANCELLED_SHARE) is None:
                 self.reached["closing was cancelled"] += 1
@@ -384,6 +428,30 @@ class _Simulation:
             raise BrokenError("somebody still has the store open, although all were closed")
         return rt
 
+    async def _flush(self) -> None:
+        """Write what is buffered; a runtime that was overtaken cannot, and counts as killed."""
+        ready = self._ready()
+        for rt in ready:
+            await rt.flush()
+        self.killed.update(one.name for one in self.instances if one.rt not in ready)
+
+    async def _check_patrons(self, rt: Runtime) -> None:
+        rows = {key: await rt.ledger.find(key) for key in KEYS}
+        check_jobs(await rt.history(JOBS).read(), rows, self._may_be_rescued)
+        halls = await rt.sessions.list(Hall)
+        found = await rt.sessions.find(Hall, NAMES)
+        if [info.key for info in halls] != list(found.candidates):
+            raise BrokenError(f"{len(halls)} sessions, and the name leads to {found.candidates}")
+        if found.key is not None:
+            async with rt.session(Hall, found.key) as hall:
+                await hall.refresh()
+                visitors = [one for one in self.clients if isinstance(one, Visitor)]
+                check_hall(hall, visitors, self.killed)
+
+    def _may_be_rescued(self, owner: str) -> bool:
+        """Return whether a life is over, or may have been silent for longer than its lease."""
+        return self.hasty or self.loop.is_dead(owner) or owner in self.closed
+
     async def _check_counter(self, rt: Runtime) -> None:
         adders = [one for one in self.clients if isinstance(one, Adder)]
         value = (await rt.records.get("counter", "all")).value
@@ -391,41 +459,6 @@ class _Simulation:
         expected["n"] = sum(expected.values())
         if value != expected:
             raise BrokenError(f"the counter is {value}, committed were {expected}")
-
-
-def _check_notes(
-    events: Sequence[RecordedEvent], clients: Iterable[Client], followers: Iterable[Follower]
-) -> None:
-    stored = [event.data for event in events]
-    _check_tries(stored, [one for one in clients if isinstance(one, Appender)])
-    for follower in followers:
-        if follower.seen != stored:
-            raise BrokenError(f"{follower.name} was shown something else than what is there")
-
-
-def _check_tries(stored: Sequence[list[Any]], clients: Sequence[Client]) -> None:
-    for client in clients:
-        numbers = [said[1] for said in stored if said[0] == client.name]
-        if numbers != client.committed:
-            raise BrokenError(f"{client.name} committed {client.committed}, there is {numbers}")
-
-
-def _check_work(events: Sequence[RecordedEvent], clients: Iterable[Client]) -> None:
-    """Check that work was written by whoever owned the lease then."""
-    generation, owner = 0, ""
-    for event in events:
-        name, *_, shown = event.data
-        if event.type == "granted":
-            generation, owner = generation + 1, name
-        elif (name, shown) != (owner, generation):
-            raise BrokenError(
-                f"{name} has {event.type} under {shown} at {event.sequence}, "
-                f"but {owner or 'nobody'} owns {generation}"
-            )
-        elif event.type == "released":
-            owner = ""
-    worked = [event.data for event in events if event.type == "worked"]
-    _check_tries(worked, [one for one in clients if isinstance(one, Owner)])
 
 
 def _fresh_store(folder: Path) -> Path:

@@ -20,6 +20,7 @@ import os
 import signal
 import traceback
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -37,6 +38,7 @@ from holdfast.runtime.runtime import open as open_store
 from holdfast.store.files import SystemFiles
 from holdfast.testing.acts import Recording
 from holdfast.testing.disk import CHANGES, Call, Disk
+from holdfast.testing.faults import planted
 from holdfast.testing.ioerrors import Accident
 from holdfast.testing.kills import Kill, counting, doomed
 from holdfast.testing.power import LeanFiles
@@ -111,6 +113,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
         watched: `points` counts failpoints, `disk` records.
         kill: where it is killed: fields of `holdfast.testing.kills.Kill`.
         accident: which call to the disk fails.
+        plant: a bug that is planted, if any.
     """
 
     work: str
@@ -125,6 +128,7 @@ class Life(msgspec.Struct, frozen=True, kw_only=True):
     watched: str = ""
     kill: dict[str, Any] | None = None
     accident: Accident | None = None
+    plant: str = ""
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -171,7 +175,8 @@ def live(argument: Mapping[str, Any]) -> None:
     points = counting(world.failpoints if life.watched == "points" else Failpoints())
     began = clock.monotonic()
     try:
-        _do_all(life, Lab(life, world, disk), result)
+        with planted(life.plant) if life.plant else nullcontext():
+            _do_all(life, Lab(life, world, disk), result)
         result.ended = True
     except BaseException as error:
         result.error = _described(error)

@@ -1,13 +1,14 @@
-"""Layers about the order of things: schedules of SQL, the model of leases, the simulation."""
+"""Layers about the order of things: schedules of SQL, the models, the simulation."""
 
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from holdfast.testing.model import search
+from holdfast.testing.model import Searched, search
 from holdfast.testing.protocol import Bounds
 from holdfast.testing.schedules import SCENARIOS, explore
 from holdfast.testing.simulation import campaign, simulate
+from holdfast.testing.takeover import Limits, search_takeover
 from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.mistakes import SOMETIMES
 
@@ -37,11 +38,23 @@ def model(wish: Wish) -> Iterator[Job]:
     if wish.nightly:
         yield partial(search_all, Bounds(grants=4))
         yield partial(search_all, Bounds(workers=2, grants=4, openings=2))
+    yield partial(search_takeovers, Limits())
+    if wish.nightly:
+        yield partial(search_takeovers, Limits(begins=3))
 
 
 def search_all(bounds: Bounds) -> Outcome:
-    """Visit every state within bounds."""
-    searched = search(bounds=bounds)
+    """Visit every state of the leases within bounds."""
+    return of_search(search(bounds=bounds))
+
+
+def search_takeovers(limits: Limits) -> Outcome:
+    """Visit every state of work that is taken over, within limits."""
+    return of_search(search_takeover(limits=limits))
+
+
+def of_search(searched: Searched) -> Outcome:
+    """Return the outcome of a search."""
     failures = [str(searched)] if searched.broken else []
     return Outcome(Counter(states=searched.states), unnoticed=len(failures), failures=failures)
 

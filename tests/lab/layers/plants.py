@@ -7,6 +7,7 @@ from functools import partial
 from holdfast.testing.model import search
 from holdfast.testing.protocol import BROKEN, Bounds
 from holdfast.testing.simulation import campaign
+from holdfast.testing.takeover import BROKEN_TAKEOVERS, search_takeover
 from tests.lab.layers.outcome import Hunted, Job, Outcome, Wish
 from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
 from tests.lab.planted import HUNTS
@@ -20,6 +21,8 @@ def planted(_: Wish) -> Iterator[Job]:
         yield partial(hunt_mistake, mistake)
     for number in range(len(BROKEN)):
         yield partial(hunt_protocol, number)
+    for number in range(len(BROKEN_TAKEOVERS)):
+        yield partial(hunt_takeover, number)
 
 
 def hunt(plant: str) -> Outcome:
@@ -39,6 +42,12 @@ def hunt_protocol(number: int) -> Outcome:
     """Hunt a mistake in the protocol of leases."""
     run = partial(search, BROKEN[number], Bounds(workers=2))
     return of_hunt(BROKEN[number].name, "model", lambda: bool(run().broken))
+
+
+def hunt_takeover(number: int) -> Outcome:
+    """Hunt a mistake in how work in flight is taken over."""
+    run = partial(search_takeover, BROKEN_TAKEOVERS[number])
+    return of_hunt(BROKEN_TAKEOVERS[number].name, "model", lambda: bool(run().broken))
 
 
 def of_hunt(plant: str, by: str, run: Callable[[], bool]) -> Outcome:
