@@ -265,6 +265,7 @@ def test_the_strict_profile_syncs_the_mark_with_each_commit(
         monkeypatch.setattr(os, "fdatasync", noting)
         for number in range(3):
             await rt.history(OTHER).append("said", number)
+        monkeypatch.setattr(os, "fdatasync", sync)
 
     run(url_of(tmp_path / MAIN), work, strict=strict)
     assert synced == [str(tmp_path / MARK)] * syncs

@@ -195,7 +195,8 @@ def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(
             child.stdin.flush()
     assert child.returncode == 0
     rows = ask(server.url, "SELECT payload FROM event")
-    found = [holdfast.core.codec.decode(payload) for (payload,) in rows]
+    stored = [holdfast.core.codec.decode(payload) for (payload,) in rows]
+    found = [number for number in stored if isinstance(number, int)]  # Not what a boot reports.
     assert len(found) == len(set(found)), "an event is there twice"
     lost = acknowledged - set(found)
     assert not lost
