@@ -24,12 +24,15 @@ from holdfast.core.errors import (
     OutcomeUnknownError,
     PoisonedError,
     StoreRefusedError,
+    StoreUnavailableError,
     UnsafeStoreError,
 )
+from holdfast.core.world import World
 from holdfast.testing.programs import installation
 from holdfast.testing.proxy import Cut, Proxy
 from holdfast.testing.server import PostgresServer
 from tests.store.conftest import Tell
+from tests.store.gate import Gate
 from tests.store.sample import EVENTS, NOTES, OTHER, fill, refusal, run
 
 KILLS = int(os.environ.get("HOLDFAST_KILLS", "20"))
@@ -194,7 +197,11 @@ def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(
             child.stdin.write("stop\n" if kill == KILLS - 1 else "on\n")
             child.stdin.flush()
     assert child.returncode == 0
-    rows = ask(server.url, "SELECT payload FROM event")
+    written = (
+        "SELECT payload FROM event JOIN stream USING (origin)"
+        " WHERE convert_from(name, 'UTF8') LIKE 'writer/%'"
+    )
+    rows = ask(server.url, written)
     stored = [holdfast.core.codec.decode(payload) for (payload,) in rows]
     found = [number for number in stored if isinstance(number, int)]  # Not what a boot reports.
     assert len(found) == len(set(found)), "an event is there twice"
@@ -331,3 +338,25 @@ def test_a_proxy_that_is_not_armed_changes_nothing(postgres_url: str) -> None:
 
         run(proxy.url, read, read_only=True)
         assert not called.is_set()
+
+
+def test_a_process_frozen_inside_a_transaction_holds_nobody_up_for_long(postgres_url: str) -> None:
+    """F15. The server ends its transaction before others lose patience; what it had not
+    committed is not there, and it may go on."""
+
+    async def both() -> None:
+        world = World()
+        async with holdfast.open(postgres_url, world=world, busy_wait=2.0) as frozen:
+            await frozen.history("cut").append("said", 1)
+            gate = Gate(world, "commit.written")
+            late = asyncio.ensure_future(frozen.history("cut").append("said", "frozen"))
+            await gate.reached()
+            async with holdfast.open(postgres_url, busy_wait=2.0) as other:
+                assert (await other.history("cut").append("said", 2)).sequence == 2
+                gate.open()
+                with pytest.raises(StoreUnavailableError):
+                    await late
+                assert (await frozen.history("cut").append("said", 3)).sequence == 3
+                assert [event.data for event in await other.history("cut").read()] == [1, 2, 3]
+
+    asyncio.run(both())

@@ -204,7 +204,8 @@ class PostgresConnection:
             "search_path": self.schema,
             "synchronous_commit": "on",
             "lock_timeout": str(wait),
-            "idle_in_transaction_session_timeout": str(3 * wait),
+            # One that is frozen inside a transaction holds locks; others wait longer than this.
+            "idle_in_transaction_session_timeout": str(max(1, wait // 2)),
             "default_transaction_read_only": "on" if read_only else "off",
             "default_transaction_isolation": "read committed",
         }

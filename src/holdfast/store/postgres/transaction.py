@@ -100,10 +100,14 @@ class PostgresTransaction:
         Raises:
             CommitFailed: the connection was lost, or the server stopped.
             Again: the server says that it rolled back.
+            StoreError: the server had ended the transaction before it was told to commit.
         """
         try:
             answer = self._main.script("COMMIT")
         except StoreError as error:
+            # Said only of a transaction that waited too long for its next command.
+            if isinstance(error.__cause__, psycopg.errors.IdleInTransactionSessionTimeout):
+                raise
             raise CommitFailed(str(error)) from error
         if answer != "COMMIT":
             raise Again
