@@ -199,7 +199,7 @@ def test_a_server_killed_under_load_loses_nothing_that_was_acknowledged(
     assert child.returncode == 0
     written = (
         "SELECT payload FROM event JOIN stream USING (origin)"
-        " WHERE convert_from(name, 'UTF8') LIKE 'writer/%'"
+        " WHERE starts_with(convert_from(name, 'UTF8'), 'writer/')"
     )
     rows = ask(server.url, written)
     stored = [holdfast.core.codec.decode(payload) for (payload,) in rows]
