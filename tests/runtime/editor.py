@@ -29,6 +29,7 @@ class Kept:
     number: int = 0
     first: int = field(default=0, group="own")
     turns: int = field(default=0, tier=BUFFERED, kind="counter")
+    plain: int = field(default=0, tier=BUFFERED)
     left: int = field(default=0, tier=BUFFERED, group="left")
     right: int = field(default=0, tier=BUFFERED, group="right")
 
@@ -71,7 +72,7 @@ class Editor:
         session = self._rt.session(Kept, key)
         async with session.edit() as draft:
             draft.number += 1
-            draft.first = draft.left = draft.right = draft.number
+            draft.first = draft.plain = draft.left = draft.right = draft.number
             draft.turns += 1
             say("try", key=key, number=draft.number)
         say("ack", key=key, number=draft.number)

@@ -109,7 +109,7 @@ class Ledger:
         acked, tried = self.acked[key], self.tried[key]
         assert acked <= value.number <= tried, f"L1: {key}: {acked} {value.number} {tried}"
         assert value.first == value.number, "L6: half of an edit"
-        assert value.left == value.right, "L6: half of a flush"
+        assert value.plain == value.left == value.right, "L6: half of a flush"
         assert self.flushed[key] <= value.left <= tried, "L1: behind the barrier, or ahead"
         # A life counts one turn per edit, from where it began.
         first, number = self.turns_start[key], self.number_start[key]
