@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from examples.gateway import lab as gateway
+from examples.graph import lab as graph
+from examples.ingest import lab as ingest
 from examples.orders import lab as orders
 from holdfast.testing.crashlab import crashlab
 
@@ -41,8 +43,24 @@ def run_gateway(seed: int | None, seconds: float) -> Found:
     return Found(trial.kills, trial.troubles, f"seed {trial.seed}: {trial.detail}")
 
 
+def run_ingest(seed: int | None, seconds: float) -> Found:
+    """Do everything to the ingest that a crash can do; the wiki has to be the same."""
+    report = crashlab(ingest.work, ingest.invariant, seed=seed, seconds=seconds)
+    done = "; ".join(report.line(layer) for layer in ("kills", "power", "errors"))
+    troubles = [str(failure) for failure in report.failures]
+    return Found(report.kills, troubles, f"seed {report.seed}: {done}")
+
+
+def run_graph(seed: int | None, seconds: float) -> Found:
+    """Kill the graph at every node; it takes the time that it takes."""
+    trial = graph.trial()
+    return Found(trial.kills, trial.troubles, trial.detail)
+
+
 EXAMPLES: Mapping[str, Callable[[int | None, float], Found]] = {
     "gateway": run_gateway,
+    "graph": run_graph,
+    "ingest": run_ingest,
     "orders": run_orders,
 }
 

@@ -283,6 +283,11 @@ def test_a_stage_is_tried_again_as_often_as_it_says_and_not_once_more() -> None:
     assert drive(text % "", {"a": [again, RuntimeError("x"), "fine"]})[1]["last_response"] == "fine"
     with pytest.raises(StageFailedError):
         drive(text % "", {"a": [again, again, again, "too late"]})
+    default = text.replace("node [label", "graph [default_max_retry=1] node [label")
+    default = default.replace("max_retries=2", "x=2") % ""
+    assert drive(default, {"a": [again, "fine"]})[1]["last_response"] == "fine"
+    with pytest.raises(StageFailedError):
+        drive(default, {"a": [again, again, "too late"]})
     _, ctx = drive(text % ", allow_partial=true", {"a": [again, again, again]})
     assert ctx["outcome"] == "partial_success"
 

@@ -129,9 +129,10 @@ class _Building:
             targets += [*self.graph.retry_targets(None), END] if gates else [END]
         work = self._exit if node.kind == "exit" else partial(self._visit, node)
         # A last attempt that was interrupted is looked at once more, to route what became of it.
-        spare = 0 if node.attempts == 1 else _LOOKS
+        tries = node.attempts if node.kind in self.handlers else 1
+        spare = 0 if tries == 1 else _LOOKS
         options: dict[str, Any] = {
-            "attempts": node.attempts + spare,
+            "attempts": tries + spare,
             "timeout": node.seconds("timeout"),
         }
         effect = node.attributes.get("effect")

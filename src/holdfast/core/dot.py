@@ -149,6 +149,8 @@ class _Reader:
             for _, properties in sorted(fitting, key=lambda rule: matching[rule[0]]):
                 styled.update(properties)
             whole = {**styled, **own}
+            if "default_max_retry" in graph:
+                whole.setdefault("max_retries", graph["default_max_retry"])
             if isinstance(whole.get("prompt"), str):
                 whole["prompt"] = str(whole["prompt"]).replace("$goal", goal)
             nodes[name] = Node(name, whole, listed)

@@ -13,14 +13,16 @@ Invariants: one key works on one content at a time; new content gets a new versi
 another content under way is told so and changes nothing.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.context import Context, Withheld
-from holdfast.core.errors import LimitError, VersionConflictError
+from holdfast.core.errors import LimitError, PoisonedError, VersionConflictError
 from holdfast.core.journal import StepFailed, StepStarted, StepSucceeded, read_payload
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.machine import Machine
@@ -50,6 +52,7 @@ from holdfast.runtime.view import KIND, Views
 from holdfast.runtime.walk import Place, Told, Walk
 
 LISTED_MAX: Final = 10_000
+LOOK: Final = 1.0
 _RESTING: Final = ("no_code", "version_mismatch", "diverged", "uncertain_effect")
 
 
@@ -456,6 +459,8 @@ class Pipeline:
     async def _settled(self, run_id: str) -> dict[str, Any]:
         """Wait until a run ended or rests, and return its result."""
         while True:
+            if self._store.poisoned is not None:
+                raise PoisonedError(reason=self._store.poisoned)
             waiter = self._store.wakes.register(stream_of(run_id))
             try:
                 info = await self._runs.get(run_id)
@@ -468,7 +473,9 @@ class Pipeline:
                         state=info.status.value,
                         reason=info.why or ", ".join(info.waits),
                     )
-                await waiter
+                # A store that is poisoned wakes nobody, so look now and then.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(waiter, LOOK)
             finally:
                 self._store.wakes.forget(stream_of(run_id), waiter)
 
