@@ -69,6 +69,8 @@ SECOND_ROUND_SHARE: Final = 0.1
 PATRONS_SHARE: Final = 0.2
 HASTY_SHARE: Final = 0.4
 HASTY_LEASE: Final = 3.0
+# So long that no heartbeat falls into a seed in which nobody has work in flight.
+QUIET_LEASE: Final = 300.0
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
 ROUND_SECONDS: Final = 4.0
@@ -201,7 +203,7 @@ class _Simulation:
         count = 2 + (self.random.random() < 0.15)
         self.patrons = self.random.random() < PATRONS_SHARE
         self.hasty = self.patrons and self.random.random() < HASTY_SHARE
-        lease = HASTY_LEASE if self.hasty else LEASE_TTL
+        lease = HASTY_LEASE if self.hasty else LEASE_TTL if self.patrons else QUIET_LEASE
         self.instances = [
             Instance(f"p{number}", path, self.loop, parts.store, lease) for number in range(count)
         ]

@@ -13,7 +13,7 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.nouns import work
 from tests.lab.promises import invariant
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 40, 30
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 40, 20
 _IMAGES_PER_JOB, _ERRORS_PER_JOB = 80, 30
 # The number of cases is the limit, not the time; a process that hangs is given up after 30 s.
 _SECONDS = 1_200.0
