@@ -134,7 +134,7 @@ class Exact:
 
 def _encode(value: Any) -> Any:
     """Return a value msgspec knows for one that it does not know."""
-    kind = cast(type[Any], type(value))
+    kind = cast(Any, type(value))
     if kind in _registered:
         return _registered[kind][0](value)
     if _is_model(kind):

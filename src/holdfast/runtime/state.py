@@ -303,7 +303,7 @@ def _derive_at_first(plain: Any) -> None:
     def finish(self: Any) -> None:
         if before is not None:
             before(self)
-        shape_of(type(self)).derive(self)
+        shape_of(cast(Any, type(self))).derive(self)
 
     plain.__post_init__ = finish
 
