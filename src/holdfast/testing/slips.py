@@ -26,6 +26,7 @@ from holdfast.runtime import flush, ledger, rescue
 from holdfast.runtime.entry import Book, Entry
 from holdfast.runtime.image import IDENTITY, Image, Portion
 from holdfast.runtime.rescue import RESCUES, Rescue
+from holdfast.runtime.service import carry_on
 from holdfast.runtime.session import Session
 from holdfast.store import owner
 from holdfast.store.store import Store
@@ -102,7 +103,7 @@ def _identity_written_after_the_answer() -> Generator[None]:
         late.clear()
         if writes:
             loop = asyncio.get_running_loop()
-            loop.call_later(LATE, lambda: loop.create_task(store.commit(Unit(writes))))
+            loop.call_later(LATE, lambda: carry_on(store.commit(Unit(writes))))
 
     with replaced(Image, "attaching", bare), replaced(Session, "_attach", attach_first):
         yield
