@@ -114,15 +114,22 @@ class StepLog(msgspec.Struct, frozen=True):
 
 
 class Pipelines:
-    """The pipelines on a store."""
+    """
+    The pipelines on a store.
+
+    Attributes:
+        views, store, runs: what they are made of.
+        known: machines by name, with fingerprint and the function that walks them.
+        supplied: content that is not kept, by digest, as long as this runtime lives.
+    """
 
     def __init__(self, views: Views, runs: Runs) -> None:
         """Take the runs they are made of."""
-        self._views = views
-        self._store = views.store
-        self._runs = runs
-        self._supplied: dict[bytes, Any] = {}
-        self._known: dict[str, tuple[Machine, str, Callable[..., Any]]] = {}
+        self.views = views
+        self.store = views.store
+        self.runs = runs
+        self.supplied: dict[bytes, Any] = {}
+        self.known: dict[str, tuple[Machine, str, Callable[..., Any]]] = {}
 
     def add(self, machine: Machine) -> None:
         """
@@ -131,7 +138,7 @@ class Pipelines:
         Raises:
             InvalidMachineError: the table has faults.
         """
-        known = self._known.get(machine.name)
+        known = self.known.get(machine.name)
         fingerprint = machine.fingerprint
         if known is not None and known[0] is machine and known[1] == fingerprint:
             return
@@ -143,8 +150,8 @@ class Pipelines:
             await Walk(machine, run).go(machine.initial, ctx, machine.final, Place())
             return dict(ctx)
 
-        self._known[machine.name] = (machine, fingerprint, walk)
-        self._runs.register(walk, name=FUNCTION + machine.name, version=fingerprint)
+        self.known[machine.name] = (machine, fingerprint, walk)
+        self.runs.register(walk, name=FUNCTION + machine.name, version=fingerprint)
 
     def of(self, machine: Machine, key: str | Key, *, keep_input: bool = True) -> "Pipeline":
         """
@@ -185,16 +192,14 @@ class Pipelines:
         """Return versions by the place of their records."""
         if not 1 <= limit <= LISTED_MAX:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
-        rows = await self._store.read(
-            lambda reader: reader.records(kind, first, until, limit, None)
-        )
+        rows = await self.store.read(lambda reader: reader.records(kind, first, until, limit, None))
         return [codec.decode_as(row.value or b"", Version, "pipeline") for row in rows]
 
     async def _content(self, machine: Machine, key: Key, digest: bytes, *, kept: bool) -> Any:
-        if digest in self._supplied:
-            return codec.decode(codec.encode(self._supplied[digest]))
+        if digest in self.supplied:
+            return codec.decode(codec.encode(self.supplied[digest]))
         if kept:
-            return codec.decode(await self._views.blobs.get(digest.hex()))
+            return codec.decode(await self.views.blobs.get(digest.hex()))
         return Withheld(joined((machine.name, *key)), digest.hex())
 
 
@@ -207,9 +212,9 @@ class Pipeline:
         self.key = key
         self._keep_input = keep_input
         self._owner = owner
-        self._views = owner._views
-        self._store = owner._store
-        self._runs = owner._runs
+        self._views = owner.views
+        self._store = owner.store
+        self._runs = owner.runs
 
     @property
     def name(self) -> str:
@@ -311,7 +316,7 @@ class Pipeline:
         """
         which = await self._version(version)
         info = await self._runs.get(which.run_id)
-        mark = info.mark or {"done": None, "next": self.machine.initial}
+        mark: dict[str, Any] = info.mark or {"done": None, "next": self.machine.initial}
         attempt = 0
         if not info.is_terminal:
             journal = await read_journal(self._store, which.run_id)
@@ -419,7 +424,7 @@ class Pipeline:
             self._views.wall(),
         )
         self._supply(begun, content)
-        walk = self._owner._known[self.machine.name][2]
+        walk = self._owner.known[self.machine.name][2]
         said, also = self._views.started(
             walk,
             (list(self.key), begun.digest, begun.kept),
@@ -444,7 +449,7 @@ class Pipeline:
 
     def _supply(self, version: Version, content: Any) -> None:
         if not version.kept:
-            self._owner._supplied[version.digest] = content
+            self._owner.supplied[version.digest] = content
 
     async def _wake(self, info: RunInfo, *, force: bool = False) -> None:
         """Let a run go on that rests; one that goes on already is left alone."""

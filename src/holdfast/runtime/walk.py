@@ -65,7 +65,7 @@ class Fork:
 
     branches: Branches
     outer: "tuple[Fork, str] | None" = None
-    settled: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set[str])
     all_settled: asyncio.Event = field(default_factory=asyncio.Event)
 
     def settle(self, branch: str) -> None:
