@@ -131,20 +131,12 @@ def after_one_life(folder: Path, events: list[holdfast.RecordedEvent]) -> None:
     kept.write_text(json.dumps({(s := f"{e['name']}#{e['n']}"): done[s] for e in over}))
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a store that several processes may open."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.mark.parametrize("lives", [2, 4])
 def test_a_run_that_is_killed_comes_to_the_same_end(
-    shared_url: str, tmp_path: Path, lives: int
+    kept_url: str, tmp_path: Path, lives: int
 ) -> None:
     """A1, A2, C1, C2. Same status, result and order; what was recorded is not done again."""
     seed = secrets.randbelow(2**32)
     sys.stdout.write(f"seed {seed}, {lives} lives\n")
-    died = kill_again_and_again(shared_url, tmp_path, random.Random(seed), lives)
+    died = kill_again_and_again(kept_url, tmp_path, random.Random(seed), lives)
     sys.stdout.write(f"died at {died}\n")

@@ -68,7 +68,6 @@ class Control:
         ending: Said = ("run.cancelled", said)
         if not await self._change(run_id, view, version, ending, closing, share.expects):
             return False
-        self._executor.tell_ended(run_id, fold(view, *ending))
         self._executor.drop(run_id)
         if share.parent is not None:
             self._views.tell(*share.parent)

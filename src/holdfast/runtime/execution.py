@@ -20,7 +20,6 @@ arrived before the run parked is never slept over; a discarded execution writes 
 """
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -46,13 +45,10 @@ from holdfast.core.unit import (
     Write,
 )
 from holdfast.runtime.entry import Entry
-from holdfast.runtime.function import Function
 from holdfast.runtime.journal import Journal, StepKey, read_arrivals, stream_of
 from holdfast.runtime.service import Errand, carry_on
 from holdfast.runtime.view import KIND, Views, events_of, freed_slot, projected
 from holdfast.store.store import Store
-
-log = logging.getLogger("holdfast")
 
 
 class Execution:
@@ -60,21 +56,15 @@ class Execution:
     A run in the hands of this runtime.
 
     Attributes:
-        run_id: which run.
-        function: what is executed.
-        view: the run as it is known here.
-        journal: what its journal said, as far as it was not asked for again.
+        run_id, view, journal: which run, and what is known of it here.
         working: steps under way.
         parked: it waits, and nobody owns it.
         discarded: it goes on elsewhere or later; nothing here writes any more.
-        held: something is to be looked at before the next step.
+        held, unread: something, or what others put in, is to be looked at before the next step.
         draining: the runtime is on its way out.
-        alone: only one task of the program asked for anything.
-        root: the task that executes the function.
-        diverged: what was expected, and what was asked for instead.
+        root, alone: the task of the function, and whether only it asked for anything.
+        diverged, gave_up, stranded: why it stopped: what was asked for, a step, the store.
         result_writes: what belongs to a result that is too large for an event.
-        stranded: the store could not write, and the run is still this runtime's.
-        gave_up: the step that was tried often enough, if the run is to pause for it.
         over: done when it is over here.
     """
 
@@ -86,13 +76,13 @@ class Execution:
         self.views = views
         self.store: Store = views.store
         self.stream = stream_of(run_id)
-        self.function: Function | None = None
         self.view = view
         self.journal = Journal()
         self.working = 0
         self.parked = False
         self.discarded = False
         self.held = False
+        self.unread = False
         self.draining = False
         self.alone = True
         self.root: asyncio.Task[Any] | None = None
@@ -104,7 +94,7 @@ class Execution:
         self.errand = Errand(f"run {run_id}")
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.on_unpark: Callable[[Execution], Any] = lambda _: None
-        self.on_finished: Callable[[RunView], None] = lambda _: None
+        self.on_parked: Callable[[str], None] = lambda _: None
         self._entry = entry
         self._fence: tuple[Expectation, ...] = (entry.fence,)
         self._version = version
@@ -122,8 +112,6 @@ class Execution:
     def fence(self) -> Fence:
         """The token of the owner."""
         return self._entry.fence
-
-    # Values.
 
     def now(self) -> float:
         """Return the wall time, for people."""
@@ -152,8 +140,8 @@ class Execution:
                 await self.store.commit(self._unit(()))
             except (FenceError, StreamClosedError):
                 self.discard()
-            except HoldfastError as error:
-                log.debug("event=start_not_recorded code=%s", error.code)
+            except HoldfastError:
+                return  # What comes of the step is recorded, or the run stops there.
 
     async def append(
         self,
@@ -294,12 +282,9 @@ class Execution:
 
     async def _hand_out(self) -> None:
         for type, said in await read_arrivals(self.store, self.run_id, self.journal):
-            self._arrived(wait_ended_by(type, said))
-
-    def _arrived(self, wait: str) -> None:
-        future = self._waits.get(wait)
-        if future is not None and not future.done():
-            future.set_result(None)
+            future = self._waits.get(wait_ended_by(type, said))
+            if future is not None and not future.done():
+                future.set_result(None)
 
     def _hold_for_cancel(self) -> None:
         self.held = True
@@ -337,7 +322,8 @@ class Execution:
                     future = self._waits[wait] = asyncio.get_running_loop().create_future()
         finally:
             self._waits.pop(wait, None)
-        self.check()
+        if self.held or self.discarded:
+            await self.check()
 
     async def _begin_wait(
         self,
@@ -365,7 +351,11 @@ class Execution:
                 begun.clear()
             await self._change(decide, writes, settle="waiting")
             if self.view.status is Status.WAITING:
-                self.parked = True
+                self._park()
+
+    def _park(self) -> None:
+        self.parked = True
+        self.on_parked(self.run_id)
 
     async def park_if_idle(self) -> None:
         """Park a run whose steps ended while it was waiting for something."""
@@ -381,7 +371,7 @@ class Execution:
             if self._waits and not self.parked:
                 await self._change(decide, settle="waiting")
                 if self.view.status is Status.WAITING:
-                    self.parked = True
+                    self._park()
 
     async def _own(self) -> None:
         """Own the run again, if it was parked."""
@@ -414,18 +404,25 @@ class Execution:
         """End it."""
         self.working -= 1
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """
         Return if the run may go on.
 
         Raises:
             CancelledError: it is to end, to pause, or is not executed here any more.
         """
-        if self.held or self.discarded:
-            if self.discarded or self.draining:
-                raise asyncio.CancelledError
-            if self.view.status is Status.CANCELLING or self.view.pausing:
-                self.stop()
+        if self.unread:
+            self.unread = False
+            await self.look()
+        if self.discarded or self.draining:
+            raise asyncio.CancelledError
+        self.held = self.unread or self.view.pausing or self.view.status is Status.CANCELLING
+        if self.held:
+            self.stop()
+
+    def notice(self) -> None:
+        """Look at what others put in before the next step."""
+        self.held = self.unread = True
 
     def check_course(self, asked: str) -> None:
         """

@@ -45,6 +45,7 @@ from holdfast.runtime.service import Service
 from holdfast.runtime.view import (
     CODE_KIND,
     KIND,
+    NO_QUEUE,
     TIMER_KIND,
     Change,
     Timer,
@@ -100,7 +101,7 @@ class Executor(Service):
         self._questions = Questions(views)
         self._queues = Queues(views)
         self._schedules = Schedules(views)
-        self._waiters: dict[str, list[asyncio.Future[RunView]]] = {}
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._refused = False
         self._look_for_code = True
         self.on_orphan: Callable[[str], Any] = lambda _: None
@@ -173,17 +174,20 @@ class Executor(Service):
 
     async def _take(self, look: Look) -> None:
         """Take what is queued and what was interrupted, as far as there is room."""
-        ids = [row.key[-1] for row in look.queued]
-        room = self.capacity - self._active() - len(ids)
+        chains: dict[str, list[str]] = {}
+        for row in look.queued:
+            # Those of a queue one after the other, so that its order counts.
+            chain = "" if row.key[0] == NO_QUEUE else row.key[0]
+            chains.setdefault(chain or row.key[-1] + NO_QUEUE, []).append(row.key[-1])
+        room = self.capacity - self._active() - len(look.queued)
         if room > 0:
             crashed = await self._ledger.list(
                 EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
             )
-            ids += [info.key[1] for info in crashed if len(info.key) == 2]
-        if ids:
-            await asyncio.gather(*(self._try(run_id) for run_id in ids))
-            if len(ids) >= PAGE:
-                self.nudge()
+            chains |= {info.key[1] + NO_QUEUE: [info.key[1]] for info in crashed}
+        await asyncio.gather(*(self._try(chain) for chain in chains.values()))
+        if len(look.queued) >= PAGE:
+            self.nudge()
 
     async def _take_coded(self) -> None:
         """Queue runs that waited for a function that is known now."""
@@ -204,19 +208,29 @@ class Executor(Service):
         said = Queued(self._views.wall(), "code")
         return Change([("run.queued", said)], fold(view, "run.queued", said))
 
-    async def _try(self, run_id: str) -> None:
-        try:
-            await self.dispatch(run_id)
-        except HoldfastError as error:
-            log.warning("event=run_not_taken code=%s", error.code)
+    async def _try(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            try:
+                await self.dispatch(run_id)
+            except HoldfastError as error:
+                log.warning("event=run_not_taken code=%s", error.code)
 
     async def _look_after(self, versions: dict[str, int]) -> None:
         for run_id, execution in list(self.live.items()):
+            if execution.parked and versions.get(run_id, 0) != execution.version:
+                await self._drop_if_gone(execution)
             if execution.parked or execution.over.done():
                 continue
-            if versions.get(run_id, execution.version) > execution.version:
+            if execution.unread or versions.get(run_id, 0) > execution.version:
+                execution.unread = False
                 await self._quietly(execution.look())
             await self._quietly(execution.park_if_idle())
+
+    async def _drop_if_gone(self, execution: Execution) -> None:
+        """Forget a parked run that ended, or that another runtime went on with."""
+        found = await self._views.find(execution.run_id)
+        if found is None or found[0].is_terminal or found[0].attempt != execution.view.attempt:
+            execution.discard()
 
     async def _quietly(self, work: Any) -> None:
         """Do something for a run whose loss it learns of itself."""
@@ -229,6 +243,7 @@ class Executor(Service):
     def _poke(self, run_id: str) -> None:
         execution = self.live.get(run_id)
         if execution is not None and not execution.parked:
+            execution.notice()
             self.nudge()
 
     # Taking a run.
@@ -315,6 +330,7 @@ class Executor(Service):
     def _execute_new(self, run_id: str, entry: Any, view: RunView, version: int) -> None:
         execution = Execution(self._views, run_id, entry, view, version)
         execution.on_unpark = self._unpark
+        execution.on_parked = self.tell_who_waits
         self.live[run_id] = execution
         execution.errand.start(lambda: self._execute(execution))
 
@@ -333,12 +349,12 @@ class Executor(Service):
             if execution.stranded is None and self.live.get(execution.run_id) is execution:
                 del self.live[execution.run_id]
             execution.discarded = True
+            self.tell_who_waits(execution.run_id)
             self.nudge()
 
     async def _after(self, execution: Execution, ended: Ending) -> None:
         """Tell whom it concerns that a run ended."""
         self._store.world.failpoints.reach("run.ended")
-        self.tell_ended(execution.run_id, execution.view)
         if ended.parent is not None:
             self._views.tell(*ended.parent)
         if execution.view.status is Status.CANCELLED:
@@ -351,17 +367,14 @@ class Executor(Service):
 
     # Waiting for an end.
 
-    def expect_end(self, run_id: str) -> asyncio.Future[RunView] | None:
-        """Return what is done when a run that is in memory here ends; None if it is not."""
-        if run_id not in self.live:
+    def moved(self, run_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when a run that is executed here ends or parks; None if none is."""
+        execution = self.live.get(run_id)
+        if execution is None or execution.parked or execution.over.done():
             return None
-        future: asyncio.Future[RunView] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(run_id, []).append(future)
         return future
-
-    def is_here(self, run_id: str) -> bool:
-        """Return whether a run is in memory here."""
-        return run_id in self.live
 
     def drop(self, run_id: str) -> None:
         """Forget a run that ended while it was parked."""
@@ -374,11 +387,11 @@ class Executor(Service):
         self._look_for_code = True
         self.nudge()
 
-    def tell_ended(self, run_id: str, view: RunView) -> None:
-        """Tell who waits here that a run ended."""
+    def tell_who_waits(self, run_id: str) -> None:
+        """Tell who waits here for a run that it ended, parked, or is not executed here any more."""
         for future in self._waiters.pop(run_id, ()):
             if not future.done():
-                future.set_result(view)
+                future.set_result(None)
 
     # The way in and out.
 

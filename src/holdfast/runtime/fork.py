@@ -38,11 +38,11 @@ from holdfast.core.journal import (
     read_payload,
 )
 from holdfast.core.key import encode_key, prefix_end
-from holdfast.core.run import Said
+from holdfast.core.run import Said, begun, fold
 from holdfast.core.unit import Append, AtVersion, PutRecord, Unit, Write
 from holdfast.runtime.artifact import put_artifact
 from holdfast.runtime.journal import stream_of
-from holdfast.runtime.view import KIND, Views, events_of
+from holdfast.runtime.view import KIND, Views, events_of, projected
 
 LINK_KIND: Final = "holdfast.run.fork"
 PAGE: Final = 5_000
@@ -132,12 +132,12 @@ class Fork:
         """Return the unit that starts the new run."""
         plan = await self.plan()
         started, copies, artifacts = self._copies(run_id, plan)
-        view = (await self._views.get(self._origin))[0]
+        origin = (await self._views.get(self._origin))[0]
         said = msgspec.structs.replace(
             started,
             at=self._views.wall(),
             seed=self._views.store.world.ids.incarnation().hex(),
-            version=view.version,
+            version=origin.version,
             origin=self._origin,
             origin_sequence=plan.sequence,
             changed=sorted(self._patch),
@@ -145,12 +145,18 @@ class Fork:
             parent="",
             key="",
         )
-        begin = self._views.begin(run_id, said)
+        view = begun(said)
+        for type, one in copies:
+            view = fold(view, type, one)
+        events = events_of([("run.started", said), *copies])
         link = PutRecord(LINK_KIND, (self._origin, run_id), codec.encode(plan.sequence))
-        copied: tuple[Write, ...] = ()
-        if copies:
-            copied = (Append(stream_of(run_id), events_of(copies)),)
-        return Unit((*begin, *copied, *artifacts, link), (AtVersion(KIND, (run_id,), 0),))
+        writes: tuple[Write, ...] = (
+            Append(stream_of(run_id), events),
+            *projected(run_id, None, view),
+            *artifacts,
+            link,
+        )
+        return Unit(writes, (AtVersion(KIND, (run_id,), 0),))
 
     async def _read(self) -> None:
         """Read the origin's journal."""

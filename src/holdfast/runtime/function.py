@@ -136,12 +136,12 @@ class Functions:
         Raises:
             InvalidValueError: the name belongs to another function.
         """
-        called = name or name_of(fn)
+        called = name_of(fn) if name is None else name
         before = self._known.get(called)
-        if before is not None and (before.fn is fn or _same_code(before.fn, fn)):
+        if before is not None and (before.fn == fn or _same_code(before.fn, fn)):
             if name is None and not version:
                 return before
-            if before.fn is fn and before.version == version:
+            if before.fn == fn and before.version == version:
                 return before
         elif before is not None:
             raise InvalidValueError(what=called, reason="is the name of another function")
@@ -151,7 +151,7 @@ class Functions:
     def of(self, fn: Callable[..., Any]) -> Function:
         """Return what is known of a function, which is known from now on."""
         for function in self._known.values():
-            if function.fn is fn:
+            if function.fn == fn:  # Bound methods are made anew each time, and are equal.
                 return function
         return self.add(fn)
 

@@ -1,12 +1,14 @@
 """A run in the hands of whoever started or found it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from holdfast.core.event import RecordedEvent
 from holdfast.core.run import RunView
+from holdfast.runtime.fork import forks_of
+from holdfast.runtime.view import Views
 
 if TYPE_CHECKING:
     from holdfast.runtime.runs import Runs
@@ -36,10 +38,11 @@ class RunHandle:
         id: its id.
     """
 
-    def __init__(self, runs: "Runs", run_id: str) -> None:
+    def __init__(self, runs: "Runs", views: Views, run_id: str) -> None:
         """Take the run's id."""
         self.id = run_id
         self._runs = runs
+        self._views = views
 
     async def view(self) -> RunInfo:
         """Return the run as it is now."""
@@ -58,6 +61,10 @@ class RunHandle:
             RunCancelledError: it was cancelled.
         """
         return await self._runs.result(self.id)
+
+    async def forks(self) -> Sequence[str]:
+        """Return the ids of the runs that were forked from it, by a retry too."""
+        return await forks_of(self._views, self.id)
 
     def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
         """Yield the events of its journal behind `after`; ends when the run ended."""

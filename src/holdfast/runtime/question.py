@@ -19,8 +19,13 @@ from holdfast.core.deadline import remaining
 from holdfast.core.errors import InvalidValueError, LimitError, VersionConflictError
 from holdfast.core.journal import Answered, Asked
 from holdfast.core.key import Key, encode_key, prefix_end
-from holdfast.core.refusal import AnswerConflictError, QuestionNotFoundError
-from holdfast.core.run import RunView, Said
+from holdfast.core.refusal import (
+    AnswerConflictError,
+    QuestionNotFoundError,
+    RunNotFoundError,
+    RunStateError,
+)
+from holdfast.core.run import Said
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Write
 from holdfast.runtime.view import TIMER_KIND, Timer, Views
 
@@ -214,6 +219,10 @@ class Questions:
                 return await self._close(question, row, plain, by, key)
             except VersionConflictError:
                 continue
+            except (RunStateError, RunNotFoundError):
+                # The run ended since; with it the question has an outcome, which is told.
+                if (await self._read(id))[0].state == "open":
+                    raise
 
     async def expire(self, timer_row: RecordRow, timer: Timer) -> None:
         """Answer a question with its default, because its time is over."""
@@ -294,11 +303,6 @@ async def closings(views: Views, run_id: str) -> tuple[tuple[Write, ...], tuple[
         if question.timer is not None:
             writes.append(DeleteRecord(TIMER_KIND, question.timer.key))
     return tuple(writes), tuple(AtVersion(KIND, row.key, row.version) for row in rows)
-
-
-def is_question(view: RunView) -> bool:
-    """Return whether a run waits for an answer."""
-    return any(wait.startswith("question:") for wait in view.waits)
 
 
 def _same(one: Any, two: Any) -> bool:

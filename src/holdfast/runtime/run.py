@@ -117,7 +117,7 @@ class Run:
         n = self._next(name)
         said = execution.journal.steps.pop((name, n), None)
         if execution.held or execution.discarded:
-            execution.check()
+            await execution.check()
         asked = steps.Asked(name, n, fn, args, Effect(effect), retry, timeout, resolver, mark)
         if said is not None:
             return await steps.replayed(execution, asked, said)  # type: ignore[no-any-return]
@@ -145,7 +145,7 @@ class Run:
         id = f"{execution.run_id}?{n}"
         asked = execution.journal.asked.pop(n, None)
         answers = execution.journal.answers
-        execution.check()
+        await execution.check()
         if id not in answers:
             if asked is None:
                 execution.check_course(f"question {n}")
@@ -163,7 +163,7 @@ class Run:
         wait = f"timer:{n}"
         known = execution.journal.timers.pop(n, None)
         fired = execution.journal.fired
-        execution.check()
+        await execution.check()
         if wait in fired:
             return
         if known is not None:
@@ -179,7 +179,7 @@ class Run:
         execution = self._execution
         journal = execution.journal
         n = self._next(f"\0signal {name}")
-        execution.check()
+        await execution.check()
         taken = journal.taken.pop((name, n), None)
         received = journal.signals[name]
         if taken is None:
@@ -204,7 +204,7 @@ class Run:
         """
         execution = self._execution
         n = self._next("\0artifact")
-        execution.check()
+        await execution.check()
         known = execution.journal.attached.pop(n, None)
         if known is not None:
             return known.id
@@ -221,7 +221,7 @@ class Run:
         execution = self._execution
         check_word("event type", type)
         n = self._next("\0emit")
-        execution.check()
+        await execution.check()
         if execution.journal.emitted.pop(n, None) is not None:
             return
         execution.check_course(f"emit {n}")
@@ -238,7 +238,7 @@ class Run:
         execution = self._execution
         journal = execution.journal
         n = self._next("\0child")
-        execution.check()
+        await execution.check()
         started = journal.children.pop(n, None)
         id = f"{execution.run_id}/{n}"
         if started is None:
@@ -271,7 +271,7 @@ class Run:
         execution = self._execution
         await execution.begin_work()
         try:
-            execution.check()
+            await execution.check()
             await execution.append(event, writes=writes, expects=expects)
         finally:
             execution.end_work()

@@ -31,7 +31,7 @@ from holdfast.core.unit import AtVersion, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.artifact import Artifacts
 from holdfast.runtime.control import Control, Mode
 from holdfast.runtime.executor import Executor
-from holdfast.runtime.fork import Fork, ForkPlan, forks_of
+from holdfast.runtime.fork import Fork, ForkPlan
 from holdfast.runtime.function import name_of
 from holdfast.runtime.handle import RunHandle, RunInfo
 from holdfast.runtime.history import History
@@ -123,7 +123,9 @@ class Runs:
         said, also = self._views.started(
             fn, args, labels=dict(labels or {}), queue=queue, priority=priority, key=key or ""
         )
-        return RunHandle(self, await self._begin(id, key, (*self._views.begin(id, said), *also)))
+        return RunHandle(
+            self, self._views, await self._begin(id, key, (*self._views.begin(id, said), *also))
+        )
 
     async def _begin(self, id: str, key: str | None, writes: tuple[Write, ...]) -> str:
         expects = [AtVersion(KIND, (id,), 0)]
@@ -153,7 +155,7 @@ class Runs:
 
     def handle(self, run_id: str) -> RunHandle:
         """Return a handle of a run by its id."""
-        return RunHandle(self, run_id)
+        return RunHandle(self, self._views, run_id)
 
     def history(self, run_id: str) -> History:
         """Return the journal of a run."""
@@ -213,17 +215,13 @@ class Runs:
     async def ended(self, run_id: str) -> RunInfo:
         """Wait until a run ended, however, and return it."""
         while True:
-            here = self._executor.expect_end(run_id)
-            if here is not None:
-                await here
             waiter = self._store.wakes.register(stream_of(run_id))
             try:
                 info = await self.get(run_id)
                 if info.is_terminal:
                     return info
-                if self._executor.is_here(run_id):
-                    continue
-                await waiter
+                # One that is executed here says so itself; every step of it would wake this.
+                await (self._executor.moved(run_id) or waiter)
             finally:
                 self._store.wakes.forget(stream_of(run_id), waiter)
 
@@ -357,7 +355,7 @@ class Runs:
         if view.status is Status.FAILED:
             return await self.fork(run_id)
         await self._control.resume(run_id, by, force=False, retry=True)
-        return RunHandle(self, run_id)
+        return self.handle(run_id)
 
     # Forks, upkeep.
 
@@ -385,7 +383,7 @@ class Runs:
         """
         id = self._store.world.ids.incarnation().hex() if new_id is None else new_id
         unit = await Fork(self._views, run_id, at, patch or {}).unit(id)
-        return RunHandle(self, await self._begin(id, None, unit.writes))
+        return self.handle(await self._begin(id, None, unit.writes))
 
     async def plan_fork(
         self,
@@ -397,9 +395,9 @@ class Runs:
         """Return what such a fork would do with each step of the origin; changes nothing."""
         return await Fork(self._views, run_id, at, patch or {}).plan()
 
-    async def forks(self, run_id: str) -> Sequence[str]:
-        """Return the runs that were forked from a run, by a retry too."""
-        return await forks_of(self._views, run_id)
+    def look(self) -> None:
+        """Look at once for what is due, instead of within half a second; for tests with a clock."""
+        self._executor.nudge()
 
     async def verify(self) -> Sequence[Finding]:
         """Fold every journal and return the runs that are shown as something else."""

@@ -60,8 +60,11 @@ class Service(ABC):
     async def _run(self) -> None:
         while True:
             if self.interval:
+                # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together
+                # with what it waits for, and then `stop` would wait for ever.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._nudged.wait(), self.interval)
+                    async with asyncio.timeout(self.interval):
+                        await self._nudged.wait()
                 self._nudged.clear()
             else:
                 # A tick that does not wait must not keep everybody else from running.

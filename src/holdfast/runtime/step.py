@@ -143,7 +143,8 @@ class _Performance:
                 await self._pause(retry)
             await execution.begin_work()
             try:
-                execution.check()
+                if execution.held or execution.discarded:
+                    await execution.check()
                 if asked.retry is not None and trial.spent >= retry.attempts:
                     error = Failure("Interrupted", "every attempt was interrupted or failed")
                     await self._give_up(error, None)

@@ -46,6 +46,7 @@ QUEUED_KIND: Final = "holdfast.run.queued"
 CODE_KIND: Final = "holdfast.run.code"
 SLOT_KIND: Final = "holdfast.queue.slot"
 TIMER_KIND: Final = "holdfast.run.timer"
+NO_QUEUE: Final = " "
 _PRIORITY_MIDDLE: Final = 500_000
 NO_CODE: Final = "no_code"
 VERSION_MISMATCH: Final = "version_mismatch"
@@ -321,7 +322,7 @@ def queue_place(run_id: str, view: RunView) -> Key | None:
     if view.status is not Status.QUEUED:
         return None
     order = f"{_PRIORITY_MIDDLE - view.priority:07d} {view.queued:020.6f}"
-    return (view.queue or " ", order, run_id)
+    return (view.queue or NO_QUEUE, order, run_id)
 
 
 def freed_slot(run_id: str, view: RunView) -> tuple[Write, ...]:
