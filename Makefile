@@ -9,6 +9,9 @@ JOBS ?= 2
 # What CI runs is the same each time; `make lab` and the nights draw new seeds.
 LAB_SEED ?= 1
 
+# Tests start thousands of processes; without this each would compile everything anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # A name may exist and not run (a version manager's shim), or run without venv (a bare system).
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
