@@ -114,9 +114,10 @@ class Boot:
             StoreError: the store is refused, damaged, newer, locked or unsafe.
         """
         budget = self._store.options.boot_budget
+        limit = asyncio.timeout(budget)
         try:
             try:
-                async with asyncio.timeout(budget) as limit:
+                async with limit:
                     await self._run()
             except TimeoutError:
                 if not limit.expired():

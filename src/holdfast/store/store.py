@@ -70,12 +70,13 @@ class Store:
         """
         self.driver.migrating = migrating
         try:
-            self.opened = await self._start(self._open)
+            opened = await self._start(self._open)
         except BaseException:
             self._abandon()
             raise
+        self.opened = opened
         self._writer.start()
-        return self.opened
+        return opened
 
     def _open(self) -> Opened:
         opened = self.driver.open()
