@@ -8,7 +8,8 @@ Holdfast keeps what long-lived Python processes know across `kill -9` and power 
             ...
 """
 
-from holdfast.core.attractor import load_graph
+from typing import TYPE_CHECKING
+
 from holdfast.core.errors import (
     CodecError,
     ConflictError,
@@ -19,7 +20,6 @@ from holdfast.core.errors import (
     StoreError,
 )
 from holdfast.core.event import Event, RecordedEvent
-from holdfast.core.graph import StageOutcome
 from holdfast.core.ledger import ASK, REPORT, RESUME, SUSPEND, EntryState, Policy
 from holdfast.core.machine import Machine, Transition
 from holdfast.core.run import Retry, Status, Verdict
@@ -49,6 +49,10 @@ from holdfast.runtime.run import Run
 from holdfast.runtime.runtime import Options, Outcome, Runtime, open
 from holdfast.runtime.state import field, state
 from holdfast.runtime.step import Step
+
+if TYPE_CHECKING:
+    from holdfast.core.attractor import load_graph
+    from holdfast.core.graph import StageOutcome
 
 __all__ = [
     "ASK",
@@ -105,3 +109,16 @@ __all__ = [
     "register",
     "state",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what reads graphs only when it is asked for: few programs need it."""
+    if name == "load_graph":
+        from holdfast.core.attractor import load_graph
+
+        return load_graph
+    if name == "StageOutcome":
+        from holdfast.core.graph import StageOutcome
+
+        return StageOutcome
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
