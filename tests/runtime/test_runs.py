@@ -130,6 +130,10 @@ def test_ids_are_values_and_used_once(store_url: str) -> None:
         assert await rt.runs.remove_older(0.0) == len(ids)
         with pytest.raises(RunExistsError):
             await rt.runs.start(calls.report, "x", run_id="a")
+        await rt.runs.start(calls.asks, run_id="w")
+        await until(rt, "w", "run.waiting")
+        with pytest.raises(RunExistsError):
+            await rt.runs.start(calls.report, "x", run_id="w")
         keyed = [rt.runs.start(calls.report, "x", key="k") for _ in range(8)]
         assert len({run.id for run in await asyncio.gather(*keyed)}) == 1
         with pytest.raises(RunNotFoundError):

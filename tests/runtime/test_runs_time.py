@@ -76,6 +76,7 @@ def test_the_remaining_time_survives_restarts(
 
     async def still(rt: Runtime) -> None:
         rt.runs.look()
+        await (await rt.runs.start(notes, "x")).result()  # A look came and went.
         assert (await rt.runs.get("r")).status is Status.WAITING
 
     async def boot(rt: Runtime) -> Any:
@@ -88,7 +89,9 @@ def test_the_remaining_time_survives_restarts(
 
     execute(url, clock, begin)
     clock.advance(40)
+    clock.wall_time += 5_000  # Within a boot the wall clock is not asked at all.
     execute(url, clock, still)
+    clock.wall_time -= 5_000
     reboot(clock, 0.0, wall)
     assert execute(url, clock, boot) == ("awake" if function is sleeps else "no")
 

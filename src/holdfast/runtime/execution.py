@@ -420,10 +420,6 @@ class Execution:
         if self.held:
             self.stop()
 
-    def notice(self) -> None:
-        """Look at what others put in before the next step."""
-        self.held = self.unread = True
-
     def check_course(self, asked: str) -> None:
         """
         Return if something new may be asked for.

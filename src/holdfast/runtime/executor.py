@@ -243,7 +243,7 @@ class Executor(Service):
     def _poke(self, run_id: str) -> None:
         execution = self.live.get(run_id)
         if execution is not None and not execution.parked:
-            execution.notice()
+            execution.held = execution.unread = True  # It looks before its next step.
             self.nudge()
 
     # Taking a run.
