@@ -27,7 +27,7 @@ class AtSequence(msgspec.Struct, frozen=True, tag=True):
     sequence: int
 
 
-class AtVersion(msgspec.Struct, frozen=True, tag=True):
+class AtVersion(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Expect a record to be at a version; 0 means that it is absent."""
 
     kind: str
@@ -68,7 +68,7 @@ class TrimStream(msgspec.Struct, frozen=True, tag=True):
     before: int
 
 
-class PutRecord(msgspec.Struct, frozen=True, tag=True):
+class PutRecord(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Write a record whole. `tag` is a word by which records of a kind can be listed."""
 
     kind: str
@@ -77,7 +77,7 @@ class PutRecord(msgspec.Struct, frozen=True, tag=True):
     tag: str | None = None
 
 
-class PatchRecord(msgspec.Struct, frozen=True, tag=True):
+class PatchRecord(msgspec.Struct, frozen=True, tag=True, gc=False):
     """
     Change fields of a record that holds a dict; an absent record counts as empty.
 
@@ -97,7 +97,7 @@ class PatchRecord(msgspec.Struct, frozen=True, tag=True):
     tag: str | None = None
 
 
-class MendRecord(msgspec.Struct, frozen=True, tag=True):
+class MendRecord(msgspec.Struct, frozen=True, tag=True, gc=False):
     """
     Write a record whole in place of one that is damaged or absent.
 
@@ -111,7 +111,7 @@ class MendRecord(msgspec.Struct, frozen=True, tag=True):
     tag: str | None = None
 
 
-class DeleteRecord(msgspec.Struct, frozen=True, tag=True):
+class DeleteRecord(msgspec.Struct, frozen=True, tag=True, gc=False):
     """Delete a record. Its version goes on counting, so a later one is never mistaken for it."""
 
     kind: str
@@ -280,7 +280,7 @@ class LeaseRow(msgspec.Struct, frozen=True):
         )
 
 
-class RecordRow(msgspec.Struct, frozen=True):
+class RecordRow(msgspec.Struct, frozen=True, gc=False):
     """
     What the store knows of a record.
 

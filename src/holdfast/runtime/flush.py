@@ -30,6 +30,8 @@ from holdfast.store.store import Store
 
 CHUNK_SESSIONS = 200
 CHUNK_BYTES = 1024 * 1024
+# So many are prepared or taken over at a stretch, while everybody else waits.
+BREATH_SESSIONS = 25
 # A flush is late when the last one that wrote all is so many intervals ago.
 LATE_INTERVALS = 2
 log = logging.getLogger("holdfast")
@@ -129,10 +131,15 @@ class _Work:
         self.failures: list[Exception] = []
 
     async def take(self, sessions: Sequence[Dirty]) -> None:
-        """Write a chunk in one unit, or in a few if it is large."""
+        """Write a chunk in one unit, or in a few if it is large; to its end, once it is begun."""
+        await carry_on(self._take(sessions))
+
+    async def _take(self, sessions: Sequence[Dirty]) -> None:
         chunk: list[tuple[Dirty, Portion]] = []
         size = 0
-        for session in sessions:
+        for number, session in enumerate(sessions):
+            if number % BREATH_SESSIONS == 0:
+                await breathe()
             if session.writing.locked():
                 self._alone.append(session)
                 continue
@@ -145,11 +152,10 @@ class _Work:
             chunk.append((session, portion))
             size += _size(portion)
             if size > CHUNK_BYTES:
-                await carry_on(self._write(chunk))
+                await self._write(chunk)
                 chunk, size = [], 0
         if chunk:
-            await carry_on(self._write(chunk))
-        await breathe()
+            await self._write(chunk)
 
     async def _write(self, chunk: list[tuple[Dirty, Portion]]) -> None:
         writes: list[Write] = []
@@ -158,7 +164,7 @@ class _Work:
             writes += portion.writes
         try:
             committed = await self._store.commit(Unit(tuple(writes), tuple(expects)))
-            self._note(chunk, committed.records)
+            await self._note(chunk, committed.records)
         except _REFUSALS:
             self._alone += [session for session, _ in chunk]
         except Exception as error:
@@ -167,11 +173,13 @@ class _Work:
             for session, _ in chunk:
                 session.writing.release()
 
-    def _note(self, chunk: list[tuple[Dirty, Portion]], rows: Sequence[RecordRow]) -> None:
+    async def _note(self, chunk: list[tuple[Dirty, Portion]], rows: Sequence[RecordRow]) -> None:
         by_key: dict[Key, list[RecordRow]] = {}
         for row in rows:
             by_key.setdefault(row.key, []).append(row)
-        for session, portion in chunk:
+        for number, (session, portion) in enumerate(chunk):
+            if number % BREATH_SESSIONS == 0:
+                await breathe()
             own = by_key.get(session.key, []) + by_key.get(session.name, [])
             session.end_flush(portion, own)
             self.size_bytes += _size(portion)

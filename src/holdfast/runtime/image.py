@@ -323,40 +323,40 @@ class Image:
     def _head_writes(self) -> tuple[Write, ...]:
         """Return what has to be written of the head, and of slots the class has no more."""
         head, shape = self.head, self._shape
-        clock = self._store.world.clock
-        deadline = None
-        if shape.ttl is not None:
-            deadline = ending_in(shape.ttl, clock.store_time(), clock.wall())
-        slots = tuple(slot.name for slot in shape.slots)
         if head is None:
             return (self.fresh_head().write(self.name),)
-        if not self._rewrite and deadline is None:
+        if not self._rewrite and shape.ttl is None:
             return ()
         changed = msgspec.structs.replace(
-            head, version=shape.version, slots=slots, deadline=deadline
+            head,
+            version=shape.version if self._rewrite else head.version,
+            slots=tuple(slot.name for slot in shape.slots),
+            deadline=self._deadline(),
         )
         vanished = [DeleteRecord(shape.kind(name), self.key) for name in self._vanished]
         return (changed.write(self.name, self._tag), *vanished)
 
+    def _deadline(self) -> Deadline | None:
+        """Return when the session ends if it is not changed again."""
+        clock, ttl = self._store.world.clock, self._shape.ttl
+        return None if ttl is None else ending_in(ttl, clock.store_time(), clock.wall())
+
     def fresh_head(self, identities: tuple[str, ...] = ()) -> Head:
         """Return the head of a session that is saved for the first time."""
-        clock, shape = self._store.world.clock, self._shape
-        deadline = None
-        if shape.ttl is not None:
-            deadline = ending_in(shape.ttl, clock.store_time(), clock.wall())
+        world, shape = self._store.world, self._shape
         slots = tuple(slot.name for slot in shape.slots)
-        born = self._store.world.ids.incarnation().hex()
-        return Head(shape.version, born, clock.wall(), slots, identities, deadline)
+        born = world.ids.incarnation().hex()
+        return Head(shape.version, born, world.clock.wall(), slots, identities, self._deadline())
 
     def note(self, portion: Portion, rows: Iterable[RecordRow]) -> None:
         """Take over what was committed."""
-        kinds = {slot.kind: slot for slot in self._shape.slots}
+        slots = self._shape.slot_of
         for row in rows:
             if row.kind == HEAD and row.key == self.name:
                 self._take_head(row)
-            elif row.key == self.key and row.kind in kinds:
-                self._versions[kinds[row.kind].name] = row.version
-                self.damaged.discard(kinds[row.kind].name)
+            elif row.key == self.key and row.kind in slots:
+                self._versions[slots[row.kind]] = row.version
+                self.damaged.discard(slots[row.kind])
         self.stored.update(portion.fields)
         if portion.fields:
             self._rewrite = False

@@ -78,6 +78,7 @@ class Shape:
         ttl: seconds after its last change when a session ends; None for never.
         history: whether every change is also appended to a stream.
         slots: the records of a session.
+        slot_of: names of the slots by the kind of their records.
         tiers: tier of each field that is not derived.
         counters: fields that never go down.
     """
@@ -95,8 +96,13 @@ class Shape:
         declared = {one.name: _declared(self.name, one) for one in dataclasses.fields(made)}
         self._derived = {name: one.derived for name, one in declared.items() if one.derived}
         self.tiers = {name: one.tier for name, one in declared.items() if not one.derived}
+        self._by_tier = {
+            tier: tuple(name for name, found in self.tiers.items() if found is tier)
+            for tier in Tier
+        }
         self.counters = frozenset(name for name, one in declared.items() if one.counter)
         self.slots = self._slots(declared)
+        self.slot_of = {slot.kind: slot.name for slot in self.slots}
 
     def _slots(self, declared: dict[str, _Declared]) -> tuple[Slot, ...]:
         found: dict[tuple[Tier, str | None], list[str]] = {}
@@ -115,7 +121,7 @@ class Shape:
 
     def fields(self, tier: Tier) -> tuple[str, ...]:
         """Return the names of the fields of a tier."""
-        return tuple(name for name, found in self.tiers.items() if found is tier)
+        return self._by_tier[tier]
 
     @cached_property
     def exact(self) -> dict[str, Exact]:
