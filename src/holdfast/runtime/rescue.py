@@ -40,6 +40,7 @@ from holdfast.core.errors import (
 )
 from holdfast.core.event import Event
 from holdfast.core.key import Key, encode_key, prefix_end
+from holdfast.core.lease import expired
 from holdfast.core.ledger import (
     CRASHED,
     EntryRow,
@@ -227,7 +228,15 @@ class Rescue:
         return 0 if await self._expired(lease) else None
 
     async def _expired(self, lease: LeaseRow) -> bool:
-        """Ask the store whether a lease is over by its clock; the unit is always refused."""
+        """
+        Return whether a lease is over by the store's clock.
+
+        Where that is the clock of this machine, it is looked at. Otherwise the store is asked,
+        by a unit that is always refused. Taking the lease decides either way.
+        """
+        now = self._store.world.clock.store_time()
+        if lease.domain == now.domain:
+            return expired(lease, now)
         fence = Fence(lease.key, lease.generation, lease.incarnation)
         try:
             await self._store.commit_early(

@@ -13,6 +13,7 @@ to the lease. So a proof may be missing, but it is never wrong.
 import json
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -44,9 +45,18 @@ class Owner(msgspec.Struct, frozen=True):
 def this_owner(clock: Clock) -> Owner:
     """Return this process."""
     pid = os.getpid()
-    return Owner(
-        platform.node(), clock.store_time().domain, pid, _pid_namespace(), process_start(pid)
-    )
+    started, namespace = _this_process(pid)
+    return Owner(platform.node(), clock.store_time().domain, pid, namespace, started)
+
+
+@cache
+def _this_process(pid: int) -> tuple[int | None, str]:
+    """Return what does not change as long as this process lives."""
+    return process_start(pid), _pid_namespace()
+
+
+# A fork may have the same number, in a namespace of its own.
+os.register_at_fork(after_in_child=_this_process.cache_clear)
 
 
 def describe_owner(clock: Clock) -> str:
