@@ -76,7 +76,7 @@ class Execution:
         self.views = views
         self.store: Store = views.store
         self.stream = stream_of(run_id)
-        self.view = view
+        self.view: RunView = view
         self.journal = Journal()
         self.working = 0
         self.parked = False
@@ -219,7 +219,7 @@ class Execution:
             if said is None:
                 return self.view
             submitted = self._submitted
-            after = self.view
+            after: RunView = self.view
             for type, one in said:
                 after = fold(after, type, one)
             extra: tuple[Write, ...] = projected(self.run_id, self.view, after) + also
@@ -488,9 +488,9 @@ class Execution:
 
     async def let_go(self) -> None:
         """Let go of a run that was stranded, now that the store may write again."""
-        error, self.stranded, self.discarded = self.stranded, None, False
+        self.discarded = False
         try:
-            code = "" if error is None else error.code
+            code = "" if self.stranded is None else self.stranded.code
             await self.release("run.queued", Queued(self.now(), code))
         finally:
             self.discarded = True

@@ -145,12 +145,9 @@ class Executor(Service):
         """Let go of runs that could not record what they did."""
         for run_id, execution in list(self.live.items()):
             if execution.stranded is not None and execution.over.done():
-                try:
-                    await execution.let_go()
-                except (StoreError, asyncio.CancelledError):
-                    if execution.stranded is not None:
-                        continue
-                self.live.pop(run_id, None)
+                await self._quietly(execution.let_go())
+                if execution.view.status is not Status.RUNNING:
+                    self.live.pop(run_id, None)
 
     async def _fire(self, timers: list[RecordRow]) -> None:
         """End the waits whose time is over; be back when the next one is."""
