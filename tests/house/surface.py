@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 
 from tests.house.tree import (
     PACKAGE,
@@ -141,9 +142,9 @@ def assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
 
 
 def _bound(source: Source) -> dict[str, ast.stmt]:
-    """Return the names that a module's top level binds."""
+    """Return the names that a module's top level binds, also those for type checkers only."""
     found: dict[str, ast.stmt] = {}
-    for node in source.tree.body:
+    for node in _top_level(source.tree.body):
         if isinstance(node, ast.Import | ast.ImportFrom):
             found |= {alias.asname or alias.name.partition(".")[0]: node for alias in node.names}
         elif isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
@@ -152,6 +153,15 @@ def _bound(source: Source) -> dict[str, ast.stmt]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
     return found
+
+
+def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """Give the statements of a module; those under `if TYPE_CHECKING:` count as its own."""
+    for node in body:
+        if isinstance(node, ast.If):
+            yield from node.body
+        elif not (isinstance(node, ast.ImportFrom) and node.module == "typing"):
+            yield node
 
 
 def _is_documented(tree: Tree, source: Source, name: str) -> bool:

@@ -23,6 +23,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
@@ -35,6 +36,7 @@ from holdfast.core.world import World
 from holdfast.runtime.presence import LEASE_TTL
 from holdfast.runtime.runtime import Options, Runtime
 from holdfast.store.sqlite.driver import SqliteDriver
+from holdfast.testing.acts import read_image
 from holdfast.testing.clients import (
     CANCELLED_SHARE,
     NOTES,
@@ -48,6 +50,7 @@ from holdfast.testing.clients import (
     check_notes,
     check_work,
 )
+from holdfast.testing.images import write_image
 from holdfast.testing.instance import Instance, virtual_owners
 from holdfast.testing.patrons import (
     JOBS,
@@ -64,7 +67,7 @@ from holdfast.testing.virtual import BrokenError, VirtualLoop
 __all__ = ["Campaign", "History", "campaign", "simulate"]
 
 T = TypeVar("T")
-SECOND_ROUND_SHARE: Final = 0.1
+SECOND_ROUND_SHARE: Final = 0.05
 # Seeds whose clients use sessions and the ledger, and those among them with short leases.
 PATRONS_SHARE: Final = 0.2
 HASTY_SHARE: Final = 0.4
@@ -73,7 +76,7 @@ HASTY_LEASE: Final = 3.0
 QUIET_LEASE: Final = 300.0
 SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
-ROUND_SECONDS: Final = 4.0
+ROUND_SECONDS: Final = 2.0
 POINTS: Final = (
     "commit.begun",
     "commit.decided",
@@ -476,8 +479,13 @@ def _fresh_store(folder: Path) -> Path:
         finally:
             driver.close()
     place = Path(tempfile.mkdtemp(dir=folder))
-    shutil.copytree(template, place, dirs_exist_ok=True)
+    write_image(_template(template), place)
     return place / "a.db"
+
+
+@lru_cache(maxsize=1)
+def _template(folder: Path) -> dict[str, bytes]:
+    return read_image(folder)
 
 
 def _memory() -> str | None:
