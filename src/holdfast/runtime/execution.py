@@ -97,7 +97,7 @@ class Execution:
         self.on_parked: Callable[[str], None] = lambda _: None
         self._entry = entry
         self._fence: tuple[Expectation, ...] = (entry.fence,)
-        self._version = version
+        self._version: int = version
         self._waits: dict[str, asyncio.Future[None]] = {}
         self._submitted: dict[StepKey, Event] = {}
         self._told = False
