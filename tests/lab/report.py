@@ -24,7 +24,7 @@ import apsw
 from holdfast.testing.images import Scratch
 from tests.lab.crew import Done
 from tests.lab.layers import Outcome, Wish
-from tests.lab.mistakes import SEEDS_TO_FIND
+from tests.lab.mistakes import SEEDS_TO_REACH
 
 COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages", "nouns")
 CUTS = 2_000
@@ -151,7 +151,7 @@ def _rare_states(run: Run) -> Counter[str]:
     if is_full(run.wish):
         return run.total.reached
     simulated = run.layers.get("simulation")
-    if simulated is None or simulated.outcome.counts["seeds"] < SEEDS_TO_FIND:
+    if simulated is None or simulated.outcome.counts["seeds"] < SEEDS_TO_REACH:
         return Counter()
     return simulated.outcome.reached
 

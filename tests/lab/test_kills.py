@@ -61,6 +61,10 @@ RUNTIME = (
     "rescue.taken",
     "rescue.entry",
     "rescue.ended",
+    "run.dispatched",
+    "run.step_started",
+    "run.step_recorded",
+    "run.ended",
 )
 NewUrl = Callable[[], str]
 
@@ -93,7 +97,7 @@ def new_url(request: pytest.FixtureRequest, kills: Kills) -> NewUrl:
 
 
 def test_every_failpoint_is_named_here() -> None:
-    """X1. A new point needs a kill; those of the runtime are in tests/runtime/test_rescue.py."""
+    """X1. A new point needs a kill; those of the runtime are killed in tests/runtime."""
     assert sorted((*BOTH, *SQLITE_ONLY, *RUNTIME)) == sorted(POINTS)
 
 
