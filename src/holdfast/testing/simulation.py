@@ -379,7 +379,7 @@ class _Simulation:
 
     async def _close_stream(self) -> None:
         """Close the stream: followers of every process have to end."""
-        rt = self._any()
+        rt = await self._any()
         await rt.history(NOTES).close()
         until = self.loop.time() + SHOWN_WITHIN
         while not all(follower.ended for follower in self.followers):
@@ -387,10 +387,15 @@ class _Simulation:
                 raise BrokenError("a follower waits although the stream was closed")
             await self.loop.pause(0.25)
 
-    def _any(self) -> Runtime:
-        for rt in self._ready():
-            return rt
-        raise BrokenError("no process is up")
+    async def _any(self) -> Runtime:
+        """Return a runtime that is up; all may just have been overtaken and start again."""
+        until = self.loop.time() + SETTLE_MAX
+        while not (ready := self._ready()):
+            if self.loop.time() > until:
+                raise BrokenError("no process is up")
+            self._bury()
+            await self.loop.pause(0.5)
+        return ready[0]
 
     def _ready(self) -> list[Runtime]:
         """Return the runtimes that are up; one that was overtaken is not."""
@@ -404,7 +409,7 @@ class _Simulation:
         which = self.random.random()
         if self.patrons:
             await self._flush()
-        rt = self._any()
+        rt = await self._any()
         if which < OPENED_SHARE:
             rt = await self._open_again(killed=which < OPENED_SHARE / 4)
         check_notes(await rt.history(NOTES).read(), self.clients, self.followers)
