@@ -76,6 +76,9 @@ def _events(reader: Reader, head: Head) -> Iterator[Finding]:
                 yield _finding(damage)
             after = max(damage.sequence, after + 1)
             continue
+        if not page:
+            yield Finding("stream head", head.name, "is listed and not found by its name")
+            return
         after += len(page)
 
 
