@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,30 @@ def test_an_outcome_waits_for_a_commit_that_is_still_under_way(
         assert len(backends) == 1
         assert found == (Outcome.ABSENT if ended else Outcome.COMMITTED)
         assert stored(server.url, "cut") - before == (found == Outcome.COMMITTED)
+
+
+def test_two_that_make_the_schema_at_once_both_open(postgres_url: str) -> None:
+    """F14. The second waits for the first and finds it made."""
+    import psycopg
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+    async def both() -> None:
+        with psycopg.connect(postgres_url) as first:
+            first.execute("CREATE SCHEMA holdfast")
+            second = asyncio.ensure_future(anext(opened := opening()))
+            while not first.execute(waiting).fetchall()[0][0]:
+                assert not second.done(), "it did not wait for the one that was first"
+                await asyncio.sleep(0)
+            first.commit()
+            assert await (await second).verify() == []
+            await opened.aclose()
+
+    async def opening() -> AsyncGenerator[holdfast.Runtime]:
+        async with holdfast.open(postgres_url) as rt:
+            yield rt
+
+    asyncio.run(both())
 
 
 def test_connections_lost_between_batches_are_made_anew(postgres_url: str) -> None:

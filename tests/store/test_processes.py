@@ -42,28 +42,31 @@ def seed() -> int:
 def race(url: str, seed: int) -> list[dict[str, Any]]:
     """Let the processes open the store at once, work at once, and return what they printed."""
     command = [sys.executable, "-m", "tests.store.racer", url]
-    racers = [
-        subprocess.Popen(
-            [*command, f"p{n}", str(seed), str(ROUNDS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for n in range(PROCESSES)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert json.loads(racer.stdout.readline()) == {"what": "ready"}
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("\n")
-        racer.stdin.flush()
     said: list[dict[str, Any]] = []
-    for racer in racers:
-        lines = [json.loads(line) for line in racer.communicate()[0].splitlines()]
-        assert racer.returncode == 0
-        assert lines.pop() == {"what": "done"}
-        said += lines
+    with ExitStack() as stack:
+        racers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, f"p{n}", str(seed), str(ROUNDS)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for n in range(PROCESSES)
+        ]
+        for racer in racers:
+            assert racer.stdout is not None
+            assert json.loads(racer.stdout.readline()) == {"what": "ready"}
+        for racer in racers:
+            assert racer.stdin is not None
+            racer.stdin.write("\n")
+            racer.stdin.flush()
+        for racer in racers:
+            lines = [json.loads(line) for line in racer.communicate()[0].splitlines()]
+            assert racer.returncode == 0
+            assert lines.pop() == {"what": "done"}
+            said += lines
     return said
 
 

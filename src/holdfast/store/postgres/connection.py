@@ -9,7 +9,7 @@ a transaction, so that a frozen process does not hold others up for long.
 
 import select
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -236,8 +236,9 @@ def parse(url: str) -> tuple[str, str, str]:
 
 def create_schema(connection: PostgresConnection) -> None:
     """Make the schema if it is missing."""
-    with connection.mapped():
-        name = sql.Identifier(connection.schema)
+    name = sql.Identifier(connection.schema)
+    # Two that make it at once: the second waits for the first, and is told of a row in its way.
+    with connection.mapped(), suppress(errors.UniqueViolation, errors.DuplicateSchema):
         connection.raw.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(name))
 
 
