@@ -45,10 +45,10 @@ from holdfast.core.unit import (
     Unit,
 )
 from holdfast.runtime.exact import register
-from holdfast.runtime.run import Run
+from holdfast.runtime.runs.run import Run
+from holdfast.runtime.runs.step import Step
 from holdfast.runtime.runtime import Options, Outcome, Runtime, open
-from holdfast.runtime.state import field, state
-from holdfast.runtime.step import Step
+from holdfast.runtime.sessions.state import field, state
 
 if TYPE_CHECKING:
     from holdfast.core.attractor import load_graph

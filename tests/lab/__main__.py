@@ -20,8 +20,8 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from holdfast.testing.disk import Fault
-from holdfast.testing.ioerrors import Accident
+from holdfast.testing.disk.disk import Fault
+from holdfast.testing.disk.ioerrors import Accident
 from tests.lab.crew import COMMAND, Done, work_off
 from tests.lab.layers import (
     LAYERS,

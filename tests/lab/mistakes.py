@@ -21,8 +21,8 @@ from holdfast.runtime.runtime import Outcome, Runtime
 from holdfast.store import port
 from holdfast.store.port import Answers
 from holdfast.store.wake import Wakes
-from holdfast.testing.clients import Parts
-from holdfast.testing.instance import LoopStore
+from holdfast.testing.simulation.clients import Parts
+from holdfast.testing.simulation.instance import LoopStore
 
 # Within so many seeds a planted mistake has to be found; the rarest shows in one of 300.
 SEEDS_TO_FIND = 2_000

@@ -19,9 +19,9 @@ from holdfast.core.errors import StoreError
 from holdfast.core.ledger import Terms
 from holdfast.core.recovery import Phase
 from holdfast.core.refusal import EffectUncertainError, NotReadyError
-from holdfast.runtime.entry import Entry
-from holdfast.runtime.session import Session
-from holdfast.testing.trial import Lab
+from holdfast.runtime.sessions.session import Session
+from holdfast.runtime.work.entry import Entry
+from holdfast.testing.trials.trial import Lab
 
 LIVES: Final = 3
 EDITS: Final = 2

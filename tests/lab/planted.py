@@ -29,16 +29,16 @@ from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
-from holdfast.testing.acts import read_image
-from holdfast.testing.cases import Application, Cases
-from holdfast.testing.decay import Decay
+from holdfast.testing.disk.acts import read_image
+from holdfast.testing.disk.decay import Decay
+from holdfast.testing.disk.images import Breadth, Scratch, cut_at, images
+from holdfast.testing.disk.ioerrors import Accidents
+from holdfast.testing.disk.power import NAME, PowerLoss
 from holdfast.testing.faults import planted
-from holdfast.testing.images import Breadth, Scratch, cut_at, images
-from holdfast.testing.ioerrors import Accidents
-from holdfast.testing.kills import RECOVERY, Forks, Kills
-from holdfast.testing.power import NAME, PowerLoss
-from holdfast.testing.schedules import explore
-from holdfast.testing.simulation import campaign
+from holdfast.testing.orders.schedules import explore
+from holdfast.testing.process.kills import RECOVERY, Forks, Kills
+from holdfast.testing.simulation.simulation import campaign
+from holdfast.testing.trials.cases import Application, Cases
 from tests.lab import traced
 from tests.lab.mistakes import SEEDS_TO_FIND
 from tests.lab.test_machine import Machine

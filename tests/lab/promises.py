@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from holdfast import ASK, REPORT, RESUME, EntryState, Runtime
-from holdfast.runtime.rescue import RESCUES
+from holdfast.runtime.work.rescue import RESCUES
 from tests.lab.nouns import DESK, DESK_NAME, LATCHED, MAILS, REACHED, SCOPE, TERMS, Talk
 
 RUNNING, HALTING, NOTHING = "running", "running, asked to stop", "nothing"

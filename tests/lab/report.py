@@ -21,7 +21,7 @@ from typing import Any
 
 import apsw
 
-from holdfast.testing.images import Scratch
+from holdfast.testing.disk.images import Scratch
 from tests.lab.crew import Done
 from tests.lab.layers import Outcome, Wish
 from tests.lab.mistakes import SEEDS_TO_REACH

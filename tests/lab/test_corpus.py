@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.store.sqlite.guard import Guard
-from holdfast.testing import evidence
+from holdfast.testing.disk import evidence
+from holdfast.testing.disk.images import Breadth
+from holdfast.testing.disk.power import PowerLoss
 from holdfast.testing.faults import planted
-from holdfast.testing.images import Breadth
-from holdfast.testing.power import PowerLoss
 from tests.lab.layers.power import FAILED, of_power
 
 pytestmark = pytest.mark.lab

@@ -23,7 +23,7 @@ from examples.orders import lab as orders
 from holdfast import Runtime
 from holdfast.core.errors import InvalidValueError, OutcomeUnknownError
 from holdfast.testing.crashlab import Lab, Report, crashlab
-from holdfast.testing.reference import NotImportableError
+from holdfast.testing.trials.reference import NotImportableError
 
 pytestmark = pytest.mark.lab
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from holdfast.testing.decay import Decay
-from holdfast.testing.power import CASES
+from holdfast.testing.disk.decay import Decay
+from holdfast.testing.disk.power import CASES
 
 pytestmark = pytest.mark.lab
 

@@ -23,7 +23,7 @@ from random import Random
 import apsw
 import pytest
 
-from holdfast.testing.acts import (
+from holdfast.testing.disk.acts import (
     Act,
     Created,
     FolderSynced,
@@ -36,8 +36,8 @@ from holdfast.testing.acts import (
     Written,
     read_image,
 )
-from holdfast.testing.disk import Call, Disk, Fault, Moment
-from holdfast.testing.images import Breadth, Scratch, cut_at, cuts, images, write_image
+from holdfast.testing.disk.disk import Call, Disk, Fault, Moment
+from holdfast.testing.disk.images import Breadth, Scratch, cut_at, cuts, images, write_image
 
 pytestmark = pytest.mark.lab
 

@@ -8,7 +8,7 @@ import secrets
 
 import pytest
 
-from holdfast.testing.filesystem import Cuts, cut_power, unavailable
+from holdfast.testing.process.filesystem import Cuts, cut_power, unavailable
 
 pytestmark = pytest.mark.lab
 

@@ -1,7 +1,7 @@
 """
 Fail every call to the disk, in every way, and fill a real disk: nothing told may be untrue.
 
-The accidents are `holdfast.testing.ioerrors`: one call fails, once or from then on, and what the
+The accidents are `testing.disk.ioerrors`: one call fails, once or from then on, and what the
 callers were told is compared with what is there afterwards. The full disk is a small tmpfs.
 """
 
@@ -26,9 +26,9 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.store import Store
-from holdfast.testing.disk import CHANGES, Call, Disk, Fault
-from holdfast.testing.images import Scratch
-from holdfast.testing.ioerrors import Accident, Accidents, accidents
+from holdfast.testing.disk.disk import CHANGES, Call, Disk, Fault
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.disk.ioerrors import Accident, Accidents, accidents
 
 pytestmark = pytest.mark.lab
 

@@ -20,8 +20,8 @@ from holdfast.core.errors import SchemaNewerError
 from holdfast.core.failpoint import POINTS
 from holdfast.core.world import World
 from holdfast.store.migrate import known
-from holdfast.testing.images import Scratch
-from holdfast.testing.kills import RECOVERY, Forks, Kill, Kills, connect
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.process.kills import RECOVERY, Forks, Kill, Kills, connect
 
 pytestmark = pytest.mark.lab
 
@@ -198,13 +198,13 @@ def test_a_killed_upgrade_is_undone_or_done(
         kill = Kill(url=url, progress=str(progress), seed=SEED, steps=2)
         assert kills.run(kill) == 0
         upgrade = replace(kill, progress=f"{progress}-upgrade", steps=0, point=point, nth=nth)
-        assert forks.run("holdfast.testing.kills:extra_migration", asdict(upgrade)) == 9
+        assert forks.run("holdfast.testing.process.kills:extra_migration", asdict(upgrade)) == 9
         if point == "migrate.committed":
             assert_refused_untouched(url)
         else:
             kills.judge(kill)
         finished = replace(upgrade, point="")
-        assert forks.run("holdfast.testing.kills:extra_migration", asdict(finished)) == 0
+        assert forks.run("holdfast.testing.process.kills:extra_migration", asdict(finished)) == 0
         assert_refused_untouched(url)
 
 

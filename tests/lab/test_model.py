@@ -2,9 +2,9 @@
 
 import pytest
 
-from holdfast.testing.model import search
-from holdfast.testing.protocol import BROKEN, Bounds, Protocol
-from holdfast.testing.takeover import BROKEN_TAKEOVERS, Limits, Takeover, search_takeover
+from holdfast.testing.orders.model import search
+from holdfast.testing.orders.protocol import BROKEN, Bounds, Protocol
+from holdfast.testing.orders.takeover import BROKEN_TAKEOVERS, Limits, Takeover, search_takeover
 
 pytestmark = pytest.mark.lab
 

@@ -1,7 +1,7 @@
 """
 Cut the power over a real Holdfast store at every moment, and open what may be left.
 
-`holdfast.testing.power` records workloads on both sector sizes, with garbage in the sector in
+`holdfast.testing.disk.power` records workloads on both sector sizes, with garbage in the sector in
 flight, with cuts during recovery, and judges every image by opening it with the real guard and
 driver. This is a slice; `make lab` does more of the same with other seeds.
 """
@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from holdfast.testing import power as power_module
+from holdfast.testing.disk import power as power_module
+from holdfast.testing.disk.images import Breadth
+from holdfast.testing.disk.power import CASES, PowerLoss
 from holdfast.testing.faults import planted
-from holdfast.testing.images import Breadth
-from holdfast.testing.power import CASES, PowerLoss
 from tests.lab.layers import Wish
 from tests.lab.layers.power import calls, power
 

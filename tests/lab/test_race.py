@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from holdfast.testing.race import race
+from holdfast.testing.process.race import race
 
 pytestmark = pytest.mark.lab
 

@@ -6,7 +6,7 @@ That a walk convicts mistakes of locking and caching is shown in `test_planted`.
 
 import pytest
 
-from holdfast.testing.schedules import explore
+from holdfast.testing.orders.schedules import explore
 
 pytestmark = pytest.mark.lab
 

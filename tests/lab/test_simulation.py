@@ -8,7 +8,7 @@ from multiprocessing import get_context
 
 import pytest
 
-from holdfast.testing.simulation import Campaign, campaign, simulate
+from holdfast.testing.simulation.simulation import Campaign, campaign, simulate
 from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND, SEEDS_TO_REACH, SOMETIMES
 
 pytestmark = pytest.mark.lab
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_history_byte_for_byte(seed: int) -> None:
     assert simulate(seed).text() == first
     assert simulate(seed + 10).text() != first
     program = (
-        "import sys; from holdfast.testing.simulation import simulate; "
+        "import sys; from holdfast.testing.simulation.simulation import simulate; "
         f"sys.stdout.buffer.write(simulate({seed}).text())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4711"}

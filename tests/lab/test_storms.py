@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.testing.images import Scratch
-from holdfast.testing.storm import Storm, Survey, storm
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.process.storm import Storm, Survey, storm
 
 pytestmark = pytest.mark.lab
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.testing.acts import FolderSynced, Noted, Removed, Synced, Written
-from holdfast.testing.strace import parse
+from holdfast.testing.disk.acts import FolderSynced, Noted, Removed, Synced, Written
+from holdfast.testing.disk.strace import parse
 from tests.lab import traced
 from tests.lab.layers.power import cut_traced
 

@@ -10,13 +10,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from holdfast.testing.acts import Recording
 from holdfast.testing.clock import ManualClock
+from holdfast.testing.disk.acts import Recording
+from holdfast.testing.disk.images import Breadth, Scratch, cuts, images
+from holdfast.testing.disk.power import CASES, PowerLoss
+from holdfast.testing.disk.strace import record
 from holdfast.testing.faults import planted
-from holdfast.testing.images import Breadth, Scratch, cuts, images
 from holdfast.testing.judge import Tally
-from holdfast.testing.power import CASES, PowerLoss
-from holdfast.testing.strace import record
 from holdfast.testing.workload import perform
 
 _PROGRAM = """

@@ -18,7 +18,7 @@ from holdfast import Append, Policy, Runtime, Unit
 from holdfast.core.errors import HoldfastError
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.world import World
-from holdfast.runtime.entry import Entry
+from holdfast.runtime.work.entry import Entry
 from holdfast.testing.clock import ManualClock
 
 

@@ -22,7 +22,7 @@ from holdfast import Retry, Run, Runtime, Verdict
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.refusal import AnswerConflictError, RunExistsError, RunStateError
 from holdfast.core.world import World
-from holdfast.runtime.step import Step, current_step
+from holdfast.runtime.runs.step import Step, current_step
 
 RUN_ID = "everything"
 FOLDER = Path(sys.argv[2]) if len(sys.argv) > 2 else Path()

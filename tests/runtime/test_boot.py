@@ -18,7 +18,7 @@ from holdfast.core.recovery import Phase
 from holdfast.core.refusal import BootBudgetError, NotReadyError
 from holdfast.core.unit import RecordRow
 from holdfast.runtime import boot
-from holdfast.runtime.identity import Identities
+from holdfast.runtime.sessions.identity import Identities
 from holdfast.store.reader import Reader
 from tests.runtime.process import Process
 from tests.runtime.slow import STEPS, slowed

@@ -13,7 +13,7 @@ from holdfast import BUFFERED, Runtime, field, state
 from holdfast.core.recovery import Phase
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.world import World
-from holdfast.runtime.entry import Entry
+from holdfast.runtime.work.entry import Entry
 from tests.store.gate import Gate
 
 SERVER = """

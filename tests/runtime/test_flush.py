@@ -9,9 +9,9 @@ import pytest
 import holdfast
 from holdfast import BUFFERED, Runtime, field, state
 from holdfast.core.world import World
-from holdfast.runtime.flush import FlushReport, Watchdog
 from holdfast.runtime.service import Service
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions.flush import FlushReport, Watchdog
+from holdfast.runtime.sessions.session import Session
 from holdfast.testing.clock import ManualClock
 from tests.store.gate import LIMIT, Gate
 
@@ -165,8 +165,8 @@ def test_a_large_flush_is_cut_into_chunks(
     store_url: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """L6, F22. However large the chunks are, each session is written whole and once."""
-    monkeypatch.setattr("holdfast.runtime.flush.CHUNK_BYTES", chunk_bytes)
-    monkeypatch.setattr("holdfast.runtime.flush.CHUNK_SESSIONS", 16)
+    monkeypatch.setattr("holdfast.runtime.sessions.flush.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("holdfast.runtime.sessions.flush.CHUNK_SESSIONS", 16)
 
     async def run() -> None:
         async with holdfast.open(store_url, flush_interval=3_600) as rt:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast.runtime.state import shape_of
+from holdfast.runtime.sessions.state import shape_of
 from tests.runtime.editor import KEYS, Kept, KeptTwice
 
 POINTS = (

@@ -11,7 +11,7 @@ from holdfast import BUFFERED, Runtime, field, state
 from holdfast.core.errors import DecodeError, InvalidValueError, VersionConflictError
 from holdfast.core.refusal import SessionArchivedError, SessionClosedError
 from holdfast.core.world import World
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions.session import Session
 from holdfast.testing.clock import ManualClock
 from tests.runtime.behind import damage
 from tests.store.gate import Gate

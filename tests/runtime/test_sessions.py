@@ -8,7 +8,7 @@ import holdfast
 from holdfast import BUFFERED, EPHEMERAL, Append, Runtime, field, state
 from holdfast.core.errors import DecodeError, EncodeError, InvalidValueError, VersionConflictError
 from holdfast.core.world import World
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions.session import Session
 from tests.store.gate import LIMIT, Gate
 
 

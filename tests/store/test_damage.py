@@ -30,9 +30,9 @@ from holdfast.core.unit import LeaseRow, PutBlob, RecordRow
 from holdfast.store import rows
 from holdfast.store.port import Finding
 from holdfast.store.reader import PAGE_ROWS
-from holdfast.testing.acts import read_image
-from holdfast.testing.damage import IN_PLACE, Damage, Kind, draw
-from holdfast.testing.images import Scratch
+from holdfast.testing.disk.acts import read_image
+from holdfast.testing.disk.damage import IN_PLACE, Damage, Kind, draw
+from holdfast.testing.disk.images import Scratch
 from tests.store.conftest import Tell
 from tests.store.sample import (
     CLOSED,

@@ -17,9 +17,9 @@ import pytest
 import holdfast
 from holdfast.core.errors import HoldfastError, StoreRefusedError
 from holdfast.store.sqlite.wal import FRAME_HEADER_BYTES, HEADER_BYTES
-from holdfast.testing.acts import read_image
-from holdfast.testing.damage import IN_PLACE, WHOLE_FILE, Damage, Kind, clone, draw
-from holdfast.testing.images import Scratch, write_image
+from holdfast.testing.disk.acts import read_image
+from holdfast.testing.disk.damage import IN_PLACE, WHOLE_FILE, Damage, Kind, clone, draw
+from holdfast.testing.disk.images import Scratch, write_image
 from tests.store.conftest import Tell
 from tests.store.sample import EVENTS, NOTES, OTHER, contents, fill, opened, refusal, run, url_of
 

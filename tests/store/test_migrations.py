@@ -21,8 +21,8 @@ from holdfast.core.failpoint import Failpoints
 from holdfast.core.world import World
 from holdfast.store.migrate import Migrator, known, migrate
 from holdfast.store.sqlite.connection import SqliteConnection
-from holdfast.testing.acts import read_image
-from holdfast.testing.images import write_image
+from holdfast.testing.disk.acts import read_image
+from holdfast.testing.disk.images import write_image
 from holdfast.testing.programs import installation
 from tests.store.fixtures import generate
 from tests.store.sample import EVENTS, NOTES, OTHER, contents, fill, refusal, run, url_of

@@ -16,8 +16,8 @@ import holdfast
 from holdfast.core.errors import StoreRefusedError, UnsafeStoreError
 from holdfast.store.sqlite import guard
 from holdfast.store.sqlite.guard import file_system
-from holdfast.testing.acts import read_image
-from holdfast.testing.images import Scratch
+from holdfast.testing.disk.acts import read_image
+from holdfast.testing.disk.images import Scratch
 from tests.store.sample import fill, refusal, run, url_of
 
 MAIN, LOG = "store.db", "store.db-wal"

@@ -12,7 +12,7 @@ import pytest
 
 import holdfast
 from holdfast.core.world import World
-from holdfast.testing.images import Scratch
+from holdfast.testing.disk.images import Scratch
 from tests.store.sample import fill, opened, refusal, run, url_of
 
 ROUNDS = 5

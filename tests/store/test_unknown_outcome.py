@@ -15,7 +15,7 @@ import holdfast
 from holdfast import Append, AtSequence, Outcome, Runtime, Unit
 from holdfast.core.errors import OutcomeUnknownError, PoisonedError
 from holdfast.core.world import World
-from holdfast.testing.disk import Call, Disk, Fault
+from holdfast.testing.disk.disk import Call, Disk, Fault
 from holdfast.testing.proxy import Cut, Proxy
 from holdfast.testing.server import PostgresServer
 from tests.store.gate import LIMIT, Gate

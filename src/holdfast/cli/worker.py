@@ -37,7 +37,7 @@ from holdfast.cli.ingest import (
 )
 from holdfast.core.errors import HoldfastError, VersionConflictError
 from holdfast.runtime.service import together
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions.session import Session
 
 SIDE_BY_SIDE: Final = 32
 

@@ -19,8 +19,8 @@ import msgspec
 
 from holdfast.core.recovery import Phase
 from holdfast.runtime.boot import Boot
-from holdfast.runtime.flush import Flusher
 from holdfast.runtime.health import Life
+from holdfast.runtime.sessions.flush import Flusher
 from holdfast.store.store import Store
 
 DEADLINE: Final = 30.0

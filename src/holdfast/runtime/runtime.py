@@ -22,25 +22,25 @@ from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.drain import DEADLINE, Drain, Drained
-from holdfast.runtime.executor import Executor
-from holdfast.runtime.flush import Flusher, FlushReport, Watchdog
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
-from holdfast.runtime.identity import Identities
-from holdfast.runtime.latch import Latches
 from holdfast.runtime.lease import Leases
-from holdfast.runtime.ledger import Ledger
-from holdfast.runtime.pipeline import Pipeline, Pipelines
+from holdfast.runtime.pipelines.pipeline import Pipeline, Pipelines
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
-from holdfast.runtime.rescue import Lifeline, Rescue
-from holdfast.runtime.runs import Runs
+from holdfast.runtime.runs.executor import Executor
+from holdfast.runtime.runs.runs import Runs
+from holdfast.runtime.runs.upkeep import Timers
+from holdfast.runtime.runs.view import Views
 from holdfast.runtime.service import Errand
-from holdfast.runtime.session import Session
-from holdfast.runtime.sessions import Sessions
-from holdfast.runtime.upkeep import Timers
-from holdfast.runtime.view import Views
+from holdfast.runtime.sessions.flush import Flusher, FlushReport, Watchdog
+from holdfast.runtime.sessions.identity import Identities
+from holdfast.runtime.sessions.latch import Latches
+from holdfast.runtime.sessions.session import Session
+from holdfast.runtime.sessions.sessions import Sessions
 from holdfast.runtime.watch import Watch
+from holdfast.runtime.work.ledger import Ledger
+from holdfast.runtime.work.rescue import Lifeline, Rescue
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
 from holdfast.store.options import scheme, sqlite_path
 from holdfast.store.port import Driver, Finding, Opened

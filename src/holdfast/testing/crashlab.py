@@ -40,15 +40,15 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core.clock import SystemClock
-from holdfast.testing.acts import Noted, Recording
-from holdfast.testing.cases import Application, Cases, Trouble
-from holdfast.testing.disk import CHANGES, Call, Fault, Moment
-from holdfast.testing.images import CrashImage, Scratch
-from holdfast.testing.ioerrors import Accident, every_accident
-from holdfast.testing.kills import Forks
-from holdfast.testing.reference import reference_to
-from holdfast.testing.report import Failure, Report
-from holdfast.testing.trial import Lab
+from holdfast.testing.disk.acts import Noted, Recording
+from holdfast.testing.disk.disk import CHANGES, Call, Fault, Moment
+from holdfast.testing.disk.images import CrashImage, Scratch
+from holdfast.testing.disk.ioerrors import Accident, every_accident
+from holdfast.testing.process.kills import Forks
+from holdfast.testing.trials.cases import Application, Cases, Trouble
+from holdfast.testing.trials.reference import reference_to
+from holdfast.testing.trials.report import Failure, Report
+from holdfast.testing.trials.trial import Lab
 
 __all__ = ["Lab", "Report", "crashlab"]
 

@@ -23,7 +23,7 @@ from holdfast.core.commit import Decision, Moment, Needs, State, decide
 from holdfast.core.errors import InvalidValueError, StoreUnavailableError
 from holdfast.core.event import EventRow, Head
 from holdfast.core.unit import LeaseRow, PutSnapshot, Unit
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions.session import Session
 from holdfast.store import effects, files, port, reader, rows, writer
 from holdfast.store.files import SystemFiles
 from holdfast.store.migrate import Migrator

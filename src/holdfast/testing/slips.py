@@ -22,12 +22,13 @@ from holdfast.core.unit import (
     RecordRow,
     Unit,
 )
-from holdfast.runtime import flush, ledger, rescue
-from holdfast.runtime.entry import Book, Entry
-from holdfast.runtime.image import IDENTITY, Image, Portion
-from holdfast.runtime.rescue import RESCUES, Rescue
 from holdfast.runtime.service import carry_on
-from holdfast.runtime.session import Session
+from holdfast.runtime.sessions import flush
+from holdfast.runtime.sessions.image import IDENTITY, Image, Portion
+from holdfast.runtime.sessions.session import Session
+from holdfast.runtime.work import ledger, rescue
+from holdfast.runtime.work.entry import Book, Entry
+from holdfast.runtime.work.rescue import RESCUES, Rescue
 from holdfast.store import owner
 from holdfast.store.store import Store
 

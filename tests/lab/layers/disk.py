@@ -6,9 +6,9 @@ from functools import partial
 
 import msgspec
 
-from holdfast.testing.decay import Decay, Harm
-from holdfast.testing.ioerrors import Accident, Accidents
-from holdfast.testing.power import CASES
+from holdfast.testing.disk.decay import Decay, Harm
+from holdfast.testing.disk.ioerrors import Accident, Accidents
+from holdfast.testing.disk.power import CASES
 from tests.lab.layers.outcome import Job, Outcome, Wish
 
 _DAMAGES_PER_JOB = 500

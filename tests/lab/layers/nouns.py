@@ -7,8 +7,8 @@ from contextlib import redirect_stdout
 from functools import partial
 
 from holdfast.testing.crashlab import crashlab
-from holdfast.testing.report import Report
 from holdfast.testing.server import PostgresServer
+from holdfast.testing.trials.report import Report
 from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.nouns import work
 from tests.lab.promises import invariant

@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
-from holdfast.testing.model import Searched, search
-from holdfast.testing.protocol import Bounds
-from holdfast.testing.schedules import SCENARIOS, explore
-from holdfast.testing.simulation import campaign, simulate
-from holdfast.testing.takeover import Limits, search_takeover
+from holdfast.testing.orders.model import Searched, search
+from holdfast.testing.orders.protocol import Bounds
+from holdfast.testing.orders.schedules import SCENARIOS, explore
+from holdfast.testing.orders.takeover import Limits, search_takeover
+from holdfast.testing.simulation.simulation import campaign, simulate
 from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.mistakes import SOMETIMES
 

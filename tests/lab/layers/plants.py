@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from holdfast.testing.model import search
-from holdfast.testing.protocol import BROKEN, Bounds
-from holdfast.testing.simulation import campaign
-from holdfast.testing.takeover import BROKEN_TAKEOVERS, search_takeover
+from holdfast.testing.orders.model import search
+from holdfast.testing.orders.protocol import BROKEN, Bounds
+from holdfast.testing.orders.takeover import BROKEN_TAKEOVERS, search_takeover
+from holdfast.testing.simulation.simulation import campaign
 from tests.lab.layers.outcome import Hunted, Job, Outcome, Wish
 from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
 from tests.lab.planted import HUNTS

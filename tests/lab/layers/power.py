@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from holdfast.testing.evidence import keep
-from holdfast.testing.filesystem import Cuts, unavailable
-from holdfast.testing.filesystem import cut_power as cut_filesystem
-from holdfast.testing.power import CASES, PowerLoss
-from holdfast.testing.strace import StraceUnavailableError
+from holdfast.testing.disk.evidence import keep
+from holdfast.testing.disk.power import CASES, PowerLoss
+from holdfast.testing.disk.strace import StraceUnavailableError
+from holdfast.testing.process.filesystem import Cuts, unavailable
+from holdfast.testing.process.filesystem import cut_power as cut_filesystem
 from tests.lab import traced
 from tests.lab.layers.outcome import Job, Outcome, Wish
 

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from random import Random
 
-from holdfast.testing.images import Scratch
-from holdfast.testing.kills import RECOVERY, Forks, Kills
-from holdfast.testing.race import race
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.process.kills import RECOVERY, Forks, Kills
+from holdfast.testing.process.race import race
+from holdfast.testing.process.storm import Storm, storm
 from holdfast.testing.server import PostgresServer
-from holdfast.testing.storm import Storm, storm
 from tests.lab.layers.outcome import Job, Outcome, Wish
 
 _KILLS_PER_JOB = 250

@@ -4,7 +4,7 @@ The conformance properties, as far as the kernel goes (C1, C4, C5, C6; X14).
 - C1 prefix continuation: who holds the first n goes on with n + 1, over openings and trims.
 - C4 validity: whatever was accepted can be loaded; what cannot be is refused at once.
 - C5 consume-once: what can be had once is had by exactly one of k racers, k up to 32, over 1,000
-  rounds. For racing processes see `holdfast.testing.race`.
+  rounds. For racing processes see `holdfast.testing.process.race`.
 - C6 recovery determinism: opening again gives the same state, again and again.
 
 C2, effects exactly once, and C3, fork determinism, are claims about runs.
@@ -17,7 +17,7 @@ from typing import Any, Final
 from holdfast.core.errors import EncodeError
 from holdfast.runtime.runtime import Runtime
 from holdfast.testing.contract.claim import Opener, asynchronous, equal, holds, identical, seeded
-from holdfast.testing.race import CLAIMS, LOST
+from holdfast.testing.process.race import CLAIMS, LOST
 
 __all__ = ["ConformanceContract"]
 

@@ -1,0 +1,1 @@
+"""Pipelines: machines that run, branch by branch."""

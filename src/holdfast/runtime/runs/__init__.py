@@ -1,0 +1,1 @@
+"""Runs: durable functions, their steps, questions, artifacts, queues and schedules."""

@@ -1,0 +1,433 @@
+"""
+The executor: takes runs that are to go on, executes them, fires timers.
+
+A run is taken in one unit: its ledger entry is begun (or, if its owner died, claimed), its
+attempt is counted, and it is shown as running. Of any number of runtimes one gets it. What is
+queued is found by a look at the queue, what was interrupted by a look at the ledger; whoever
+puts a run into the queue here says so, so that the look comes at once.
+
+Invariants: no run is executed whose ledger entry is not this runtime's; one fault in one run
+holds up no other one; on the way out every run is either let go in good order or left as it is
+for the next recovery.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+from holdfast.core.deadline import remaining
+from holdfast.core.errors import (
+    FenceError,
+    HoldfastError,
+    StateError,
+    StoreError,
+    VersionConflictError,
+)
+from holdfast.core.journal import (
+    Dispatched,
+    Queued,
+)
+from holdfast.core.key import Key, encode_key, prefix_end
+from holdfast.core.ledger import RESUME, EntryState, Terms
+from holdfast.core.run import RunView, Status, fold
+from holdfast.core.unit import Append, AtVersion, RecordRow, Unit
+from holdfast.runtime.presence import Presence
+from holdfast.runtime.runs.conduct import conduct
+from holdfast.runtime.runs.ending import Ending, open_children
+from holdfast.runtime.runs.execution import Execution
+from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.question import Questions
+from holdfast.runtime.runs.queue import Queues, first_queued
+from holdfast.runtime.runs.schedule import Schedules
+from holdfast.runtime.runs.view import (
+    CODE_KIND,
+    KIND,
+    NO_QUEUE,
+    TIMER_KIND,
+    Change,
+    Timer,
+    Views,
+    code_place,
+    event_of,
+    projected,
+)
+from holdfast.runtime.service import Service
+from holdfast.runtime.work.ledger import Ledger
+from holdfast.store.port import Reads
+
+log = logging.getLogger("holdfast")
+ENTRY_KIND: Final = "run"
+LOOK: Final = 0.5
+PAGE: Final = 200
+IN_MEMORY: Final = 1_000
+LISTED_MAX: Final = 10_000
+GRACE: Final = 2.0
+_TERMS: Final = Terms(ENTRY_KIND, RESUME, attempts=2**31, fresh_for=float("inf"))
+
+
+def entry_key(run_id: str) -> Key:
+    """Return the key of a run in the ledger."""
+    return ("holdfast.run", run_id)
+
+
+class Look(NamedTuple):
+    """What a look at the store found to do."""
+
+    queued: list[RecordRow]
+    timers: list[RecordRow]
+    versions: dict[str, int]
+
+
+class Executor(Service):
+    """
+    Executes the runs this runtime owns.
+
+    Attributes:
+        live: runs in memory, parked ones included.
+        capacity: how many are executed side by side.
+        on_orphan: cancels the child of a run that was cancelled.
+    """
+
+    def __init__(self, views: Views, ledger: Ledger, presence: Presence) -> None:
+        """Take the views of the runs, and the ledger by which they are owned."""
+        super().__init__("runs", LOOK)
+        self.live: dict[str, Execution] = {}
+        self.capacity = IN_MEMORY
+        self._views = views
+        self._store = views.store
+        self._ledger = ledger
+        self._presence = presence
+        self._questions = Questions(views)
+        self._queues = Queues(views)
+        self._schedules = Schedules(views)
+        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._refused = False
+        self._look_for_code = True
+        self.on_orphan: Callable[[str], Any] = lambda _: None
+        views.on_queued = lambda _: self.nudge()
+        views.on_arrival = self._poke
+        views.on_wait = self.nudge
+
+    # A look.
+
+    async def tick(self) -> None:
+        """Look once for what is to be done."""
+        if self._refused or self._presence.fenced is not None:
+            return
+        await self._let_go()
+        await self._schedules.start_due()
+        look = await self._store.read(self._look)
+        await self._fire(look.timers)
+        await self._take(look)
+        await self._take_coded()
+        await self._look_after(look.versions)
+
+    def _look(self, reader: Reads) -> Look:
+        """Read what is queued, the timers that come first, and how the runs here are."""
+        room = max(0, min(PAGE, self.capacity - self._active()))
+        queued = first_queued(reader, room, self._views.wall()) if room else []
+        here = encode_key((self._views.clock.store_time().domain,))
+        spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
+        timers: list[RecordRow] = []
+        for first, until in spans:
+            timers += reader.records(TIMER_KIND, first, until, PAGE, None)
+        versions: dict[str, int] = {}
+        for run_id in list(self.live):
+            found = reader.record(KIND, (run_id,))
+            versions[run_id] = 0 if found is None else found.version
+        return Look(queued, timers, versions)
+
+    def _active(self) -> int:
+        return sum(not one.parked for one in self.live.values())
+
+    async def _let_go(self) -> None:
+        """Let go of runs that could not record what they did."""
+        for run_id, execution in list(self.live.items()):
+            if execution.stranded is not None and execution.over.done():
+                await self._quietly(execution.let_go())
+                if execution.view.status is not Status.RUNNING:
+                    self.live.pop(run_id, None)
+
+    async def _fire(self, timers: list[RecordRow]) -> None:
+        """End the waits whose time is over; be back when the next one is."""
+        now, wall = self._views.clock.store_time(), self._views.clock.wall()
+        due: list[tuple[RecordRow, Timer]] = []
+        soonest = LOOK
+        for row in timers:
+            timer = Timer.read(row)
+            left = remaining(timer.deadline, now, wall)
+            if left <= 0:
+                due.append((row, timer))
+            soonest = min(soonest, max(left, 0.001))
+        self.interval = soonest
+        await asyncio.gather(*(self._fire_one(row, timer) for row, timer in due))
+
+    async def _fire_one(self, row: RecordRow, timer: Timer) -> None:
+        if timer.wait.startswith("question:"):
+            await self._questions.expire(row, timer)
+        else:
+            await self._views.fire(row)
+
+    async def _take(self, look: Look) -> None:
+        """Take what is queued and what was interrupted, as far as there is room."""
+        chains: dict[str, list[str]] = {}
+        for row in look.queued:
+            # Those of a queue one after the other, so that its order counts.
+            chain = "" if row.key[0] == NO_QUEUE else row.key[0]
+            chains.setdefault(chain or row.key[-1] + NO_QUEUE, []).append(row.key[-1])
+        room = self.capacity - self._active() - len(look.queued)
+        if room > 0:
+            crashed = await self._ledger.list(
+                EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
+            )
+            chains |= {info.key[1] + NO_QUEUE: [info.key[1]] for info in crashed}
+        await asyncio.gather(*(self._try(chain) for chain in chains.values()))
+        if len(look.queued) >= PAGE:
+            self.nudge()
+
+    async def _take_coded(self) -> None:
+        """Queue runs that waited for a function that is known now."""
+        if not self._look_for_code:
+            return
+        self._look_for_code = False
+        rows = await self._store.read(
+            lambda reader: reader.records(CODE_KIND, b"", prefix_end(b""), LISTED_MAX, None)
+        )
+        for row in rows:
+            if self._views.functions.find(row.key[0]) is not None:
+                await self._views.change(row.key[1], self._coded)
+
+    def _coded(self, view: RunView) -> Change | None:
+        function = self._views.functions.find(view.function)
+        if function is None or function.version != view.version or code_place("", view) is None:
+            return None
+        said = Queued(self._views.wall(), "code")
+        return Change([("run.queued", said)], fold(view, "run.queued", said))
+
+    async def _try(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            try:
+                await self.dispatch(run_id)
+            except HoldfastError as error:
+                log.warning("event=run_not_taken code=%s", error.code)
+
+    async def _look_after(self, versions: dict[str, int]) -> None:
+        for run_id, execution in list(self.live.items()):
+            if execution.parked and versions.get(run_id, 0) != execution.version:
+                await self._drop_if_gone(execution)
+            if execution.parked or execution.over.done():
+                continue
+            if execution.unread or versions.get(run_id, 0) > execution.version:
+                execution.unread = False
+                await self._quietly(execution.look())
+            await self._quietly(execution.park_if_idle())
+
+    async def _drop_if_gone(self, execution: Execution) -> None:
+        """Forget a parked run that ended, or that another runtime went on with."""
+        found = await self._views.find(execution.run_id)
+        if found is None or found[0].is_terminal or found[0].attempt != execution.view.attempt:
+            execution.discard()
+
+    async def _quietly(self, work: Any) -> None:
+        """Do something for a run whose loss it learns of itself."""
+        try:
+            await work
+        except (asyncio.CancelledError, StoreError):
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+
+    def _poke(self, run_id: str) -> None:
+        execution = self.live.get(run_id)
+        if execution is not None and not execution.parked:
+            execution.held = execution.unread = True  # It looks before its next step.
+            self.nudge()
+
+    # Taking a run.
+
+    async def dispatch(self, run_id: str) -> None:
+        """Take a run, unless somebody else does or did."""
+        execution = self.live.get(run_id)
+        if execution is None or execution.over.done():
+            found = await self._begin(run_id)
+            if found is not None:
+                self._execute_new(run_id, *found)
+            return
+        async with execution.lock:
+            if execution.parked and not execution.discarded:
+                await self._go_on(execution)
+
+    async def _go_on(self, execution: Execution) -> None:
+        """Take a run that is in memory; if somebody else had it meanwhile, begin anew."""
+        before = execution.view.attempt
+        found = await self._begin(execution.run_id)
+        if found is None:
+            return
+        entry, view, version = found
+        if view.attempt == before + 1:
+            await execution.go_on(entry, view, version)
+            return
+        execution.discard()
+        self._execute_new(execution.run_id, entry, view, version)
+
+    async def _unpark(self, execution: Execution) -> None:
+        """Take a parked run back, since it does something; its lock is held."""
+        view, version = await self._views.get(execution.run_id)
+        if view.status is Status.WAITING and view.attempt == execution.view.attempt:
+            queued = Queued(self._views.wall(), "goes on")
+            unit = Unit(
+                (
+                    Append(stream_of(execution.run_id), (event_of("run.queued", queued),)),
+                    *projected(execution.run_id, view, fold(view, "run.queued", queued)),
+                ),
+                (AtVersion(KIND, (execution.run_id,), version),),
+            )
+            await self._views.commit(unit)
+        await self._go_on(execution)
+
+    async def _begin(self, run_id: str) -> tuple[Any, RunView, int] | None:
+        """Begin or claim the ledger entry of a run, in the unit that counts the attempt."""
+        found = await self._views.find(run_id)
+        if found is None:
+            return None
+        view, version = found
+        if view.status not in (Status.QUEUED, Status.RUNNING, Status.CANCELLING):
+            return None
+        if not self._may_take(view):
+            return None
+        said = Dispatched(view.attempt + 1, self._views.wall(), self._presence.incarnation)
+        after = fold(view, "run.dispatched", said)
+        share = await self._queues.share(view.queue, run_id)
+        if share is None:
+            return None
+        also = Unit(
+            (
+                Append(stream_of(run_id), (event_of("run.dispatched", said),)),
+                *projected(run_id, view, after),
+                *share.writes,
+            ),
+            (AtVersion(KIND, (run_id,), version), *share.expects),
+        )
+        try:
+            if view.status is Status.QUEUED:
+                entry = await self._ledger.start(entry_key(run_id), _TERMS, None, also)
+            else:
+                entry = await self._ledger.claim(entry_key(run_id), also)
+        except (VersionConflictError, FenceError, StateError):
+            return None
+        self._store.world.failpoints.reach("run.dispatched")
+        return entry, after, version + 1
+
+    def _may_take(self, view: RunView) -> bool:
+        """Leave a run whose function is not known here to others, for a moment."""
+        if self._views.functions.find(view.function) is not None:
+            return True
+        return self._views.wall() - view.updated >= GRACE
+
+    def _execute_new(self, run_id: str, entry: Any, view: RunView, version: int) -> None:
+        execution = Execution(self._views, run_id, entry, view, version)
+        execution.on_unpark = self._unpark
+        execution.on_parked = self.tell_who_waits
+        self.live[run_id] = execution
+        execution.errand.start(lambda: self._execute(execution))
+
+    async def _execute(self, execution: Execution) -> None:
+        """Execute a run until it ended, was let go, or goes on elsewhere."""
+        try:
+            ended = await conduct(self._views, execution)
+            if ended is not None:
+                await self._after(execution, ended)
+        except asyncio.CancelledError:
+            log.debug("event=run_left run=%s", execution.run_id)
+        except HoldfastError as error:
+            log.warning("event=run_left code=%s", error.code)
+        finally:
+            execution.over.set_result(None)
+            if execution.stranded is None and self.live.get(execution.run_id) is execution:
+                del self.live[execution.run_id]
+            execution.discarded = True
+            self.tell_who_waits(execution.run_id)
+            self.nudge()
+
+    async def _after(self, execution: Execution, ended: Ending) -> None:
+        """Tell whom it concerns that a run ended."""
+        self._store.world.failpoints.reach("run.ended")
+        if ended.parent is not None:
+            self._views.tell(*ended.parent)
+        if execution.view.status is Status.CANCELLED:
+            await self.cancel_children(execution.run_id)
+
+    async def cancel_children(self, run_id: str) -> None:
+        """Cancel what a cancelled run had started."""
+        for child in await open_children(self._views, run_id):
+            await self.on_orphan(child)
+
+    # Waiting for an end.
+
+    def moved(self, run_id: str) -> asyncio.Future[None] | None:
+        """Return what is done when a run that is executed here ends or parks; None if none is."""
+        execution = self.live.get(run_id)
+        if execution is None or execution.parked or execution.over.done():
+            return None
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.setdefault(run_id, []).append(future)
+        return future
+
+    def drop(self, run_id: str) -> None:
+        """Forget a run that ended while it was parked."""
+        execution = self.live.get(run_id)
+        if execution is not None:
+            execution.discard()
+
+    def nudge_for_code(self) -> None:
+        """Look for runs that waited for a function that is known now."""
+        self._look_for_code = True
+        self.nudge()
+
+    def tell_who_waits(self, run_id: str) -> None:
+        """Tell who waits here for a run that it ended, parked, or is not executed here any more."""
+        for future in self._waiters.pop(run_id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    # The way in and out.
+
+    async def enter(self) -> None:
+        """Nothing is executed before the runtime is ready."""
+
+    def refuse(self) -> None:
+        """Take nothing from now on; what runs is let go at its next step."""
+        self._refused = True
+        for execution in self.live.values():
+            execution.draining = execution.held = True
+
+    def running(self) -> Sequence[str]:
+        """Return the runs that are executed and not parked."""
+        return []
+
+    async def idle(self) -> None:
+        """Wait until no step is under way."""
+        while active := [one.over for one in self.live.values() if not one.parked]:
+            await asyncio.wait(active)
+
+    async def leave(self) -> None:
+        """Let go of every run in good order; a step under way is interrupted."""
+        await self.end()
+
+    async def end(self) -> None:
+        """Execute nothing any more; what cannot be let go is left to the next recovery."""
+        await self.stop()
+        self._views.early = True
+        self._refused = True
+        for execution in list(self.live.values()):
+            execution.draining = execution.held = True
+            if execution.parked:
+                execution.discard()
+            else:
+                execution.errand.cancel()
+        overs = [one.over for one in self.live.values()]
+        if overs:
+            await asyncio.wait(overs)
+        for futures in self._waiters.values():
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,416 @@
+"""
+Runs: functions that are executed under an id and survive the process that executes them.
+
+    run = await rt.runs.start(report, "lighthouses", run_id="report-7")
+    await rt.runs.answer(question_id, "yes", by="ann")
+    print(await run.result())
+
+Everything here may be called from any runtime on the store, whoever executes the run.
+
+Invariants: an id is used once, for ever; what a call changed is durable when it returns; once a
+run ended, nothing changes it.
+"""
+
+from collections.abc import Callable, ItemsView, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.core import codec
+from holdfast.core.errors import LimitError, StreamClosedError, VersionConflictError
+from holdfast.core.journal import SignalReceived, StepResolved
+from holdfast.core.key import check_word, encode_key, encode_name, prefix_end
+from holdfast.core.refusal import (
+    RunCancelledError,
+    RunExistsError,
+    RunFailedError,
+    RunStateError,
+)
+from holdfast.core.run import Status, Verdict, decode_view
+from holdfast.core.unit import AtVersion, PutRecord, RecordRow, Unit, Write
+from holdfast.runtime.history import History
+from holdfast.runtime.runs.artifact import Artifacts
+from holdfast.runtime.runs.control import Control, Mode
+from holdfast.runtime.runs.executor import Executor
+from holdfast.runtime.runs.fork import Fork, ForkPlan
+from holdfast.runtime.runs.function import name_of
+from holdfast.runtime.runs.handle import RunHandle, RunInfo
+from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.question import QuestionInfo, Questions
+from holdfast.runtime.runs.queue import Queues
+from holdfast.runtime.runs.schedule import Schedules
+from holdfast.runtime.runs.upkeep import KEY_KIND, Upkeep
+from holdfast.runtime.runs.view import KIND, Views
+from holdfast.store.port import Finding
+
+LISTED_MAX: Final = 10_000
+
+
+class Runs:
+    """
+    The runs on a store.
+
+    Attributes:
+        questions: what runs wait for somebody to say.
+        artifacts: what runs left behind.
+        queues: how many runs of a name run at once.
+        schedules: runs that are started by the clock.
+    """
+
+    def __init__(self, views: Views, executor: Executor, history: Callable[[str], History]) -> None:
+        """Take the views, and who executes."""
+        self._views = views
+        self._store = views.store
+        self._executor = executor
+        self._history = history
+        self.questions = Questions(views)
+        self.artifacts = Artifacts(views)
+        self.queues = Queues(views)
+        self.schedules = Schedules(views)
+        self._control = Control(views, executor)
+        self._upkeep = Upkeep(views)
+
+    # Functions.
+
+    def register(
+        self, fn: Callable[..., Any], *, name: str | None = None, version: str = ""
+    ) -> Callable[..., Any]:
+        """
+        Let runs of a function go on here; `start` does it by itself.
+
+        Args:
+            fn: an async function whose first parameter is the run.
+            name: how it is called in the store; its module and name if not given.
+            version: captured when a run starts; a run of another version waits until it is
+                resumed with `force=True`.
+        """
+        self._views.functions.add(fn, name, version)
+        self._executor.nudge_for_code()
+        return fn
+
+    # Starting.
+
+    async def start(
+        self,
+        fn: Callable[..., Any],
+        *args: Any,
+        run_id: str | None = None,
+        key: str | None = None,
+        labels: dict[str, str] | None = None,
+        queue: str = "",
+        priority: int = 0,
+    ) -> RunHandle:
+        """
+        Start a run; when this returns, it is durable and goes on by itself.
+
+        Args:
+            fn: an async function whose first parameter is the run.
+            args: what it is called with behind the run.
+            run_id: its id; drawn if not given.
+            key: starting again with the same key returns the same run.
+            labels: words by which runs are found.
+            queue: name of the queue it waits in.
+            priority: those with a higher one are taken first.
+
+        Raises:
+            RunExistsError: there is, or was, a run with this id.
+            EncodeError: an argument cannot be stored exactly.
+        """
+        id = self._store.world.ids.incarnation().hex() if run_id is None else run_id
+        encode_name("run id", stream_of(id))
+        if queue:
+            check_word("queue", queue)
+        said, also = self._views.started(
+            fn, args, labels=dict(labels or {}), queue=queue, priority=priority, key=key or ""
+        )
+        return RunHandle(
+            self, self._views, await self._begin(id, key, (*self._views.begin(id, said), *also))
+        )
+
+    async def _begin(self, id: str, key: str | None, writes: tuple[Write, ...]) -> str:
+        expects = [AtVersion(KIND, (id,), 0)]
+        if key is not None:
+            known = await self._known(key)
+            if known is not None:
+                return known
+            expects.append(AtVersion(KEY_KIND, (key,), 0))
+            writes = (*writes, PutRecord(KEY_KIND, (key,), codec.encode(id)))
+        try:
+            await self._store.commit(Unit(writes, tuple(expects)))
+        except StreamClosedError:
+            raise RunExistsError(run_id=id) from None
+        except VersionConflictError as conflict:
+            known = None if key is None else await self._known(key)
+            if known is not None and conflict.kind in (KEY_KIND, KIND):
+                return known
+            raise RunExistsError(run_id=id) from None
+        self._views.on_queued(id)
+        return id
+
+    async def _known(self, key: str) -> str | None:
+        row = await self._store.read(lambda reader: reader.record(KEY_KIND, (key,)))
+        return None if row is None or row.value is None else str(codec.decode(row.value))
+
+    # Finding.
+
+    def handle(self, run_id: str) -> RunHandle:
+        """Return a handle of a run by its id."""
+        return RunHandle(self, self._views, run_id)
+
+    def history(self, run_id: str) -> History:
+        """Return the journal of a run."""
+        return self._history(stream_of(run_id))
+
+    async def get(self, run_id: str) -> RunInfo:
+        """
+        Return a run as it is now.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        return RunInfo.of(run_id, (await self._views.get(run_id))[0])
+
+    async def list(
+        self,
+        *,
+        status: Status | str | None = None,
+        function: Callable[..., Any] | str | None = None,
+        labels: Mapping[str, str] | None = None,
+        text: str = "",
+        after: str | None = None,
+        limit: int = 100,
+    ) -> list[RunInfo]:
+        """
+        Return runs in the order of their ids.
+
+        Args:
+            status: only those in this status.
+            function: only those of this function.
+            labels: only those with these labels.
+            text: only those with this text at the beginning of their arguments.
+            after: id behind which to go on.
+            limit: how many at most.
+        """
+        if not 1 <= limit <= LISTED_MAX:
+            raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
+        first = b"" if after is None else encode_key((after,)) + b"\0"
+        tag = None if status is None else Status(status).value
+        name = function if function is None or isinstance(function, str) else name_of(function)
+        wanted = (name, dict(labels or {}).items(), text)
+        found: list[RunInfo] = []
+        while len(found) < limit:
+            rows = await self._page(first, limit, tag)
+            infos = [RunInfo.of(row.key[0], decode_view(row.value or b"")) for row in rows]
+            found += [info for info in infos if _fits(info, *wanted)]
+            if len(rows) < limit:
+                break
+            first = encode_key(rows[-1].key) + b"\0"
+        return found[:limit]
+
+    async def _page(self, first: bytes, limit: int, tag: str | None) -> Sequence[RecordRow]:
+        return await self._store.read(
+            lambda reader: reader.records(KIND, first, prefix_end(b""), limit, tag)
+        )
+
+    async def ended(self, run_id: str) -> RunInfo:
+        """Wait until a run ended, however, and return it."""
+        while True:
+            waiter = self._store.wakes.register(stream_of(run_id))
+            try:
+                info = await self.get(run_id)
+                if info.is_terminal:
+                    return info
+                # One that is executed here says so itself; every step of it would wake this.
+                await (self._executor.moved(run_id) or waiter)
+            finally:
+                self._store.wakes.forget(stream_of(run_id), waiter)
+
+    async def result(self, run_id: str) -> Any:
+        """
+        Wait until a run ended and return its result.
+
+        Raises:
+            RunFailedError: it failed.
+            RunCancelledError: it was cancelled.
+        """
+        info = await self.ended(run_id)
+        if info.status is Status.FAILED:
+            error = info.error
+            raise RunFailedError(
+                run_id=run_id,
+                type=error.type if error else "",
+                message=error.message if error else "",
+            )
+        if info.status is Status.CANCELLED:
+            raise RunCancelledError(run_id=run_id, reason=info.why, by=info.by)
+        function = self._views.functions.find(info.function)
+        raw = await self._views.blobs.get(info.blob.hex()) if info.blob else bytes(info.result)
+        return codec.decode(raw) if function is None else function.result.decode(raw)
+
+    # Changing.
+
+    async def answer(
+        self, question_id: str, value: Any, *, by: str = "", key: str = ""
+    ) -> QuestionInfo:
+        """
+        Answer a question; see `Questions.answer`.
+
+        Raises:
+            AnswerConflictError: another answer was first; names whose.
+            QuestionNotFoundError: there is no such question.
+        """
+        return await self.questions.answer(question_id, value, by=by, key=key)
+
+    async def signal(self, run_id: str, name: str, value: Any = None, *, by: str = "") -> None:
+        """
+        Send something to a run, which takes it with `run.signal(name)`.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunStateError: it ended.
+        """
+        raw = msgspec.Raw(self._views.checked(value, "signal"))
+        said = SignalReceived(name, raw, self._views.wall(), by)
+        await self._views.put_in(run_id, "signal.received", said)
+
+    async def resolve(self, run_id: str, step: str, verdict: Verdict, *, by: str = "") -> None:
+        """
+        Say what became of an uncertain step; the run goes on with it.
+
+        Args:
+            run_id: which run.
+            step: its name and number, such as `publish#1`.
+            verdict: what became of it.
+            by: who says so.
+
+        Raises:
+            RunStateError: the run does not wait for that.
+        """
+        name, _, n = step.rpartition("#")
+        wait = f"uncertain_effect:{step}"
+        value = msgspec.Raw(self._views.checked(verdict.value, "value"))
+        view, _ = await self._views.get(run_id)
+        if wait not in view.waits:
+            raise RunStateError(
+                run_id=run_id,
+                state=view.status.value,
+                action="resolved",
+                reason=f"it waits for {view.waits or 'nothing'}, not for step {step}",
+            )
+        said = StepResolved(
+            name, int(n), verdict.kind, self._views.wall(), value, verdict.reason, by
+        )
+        await self._views.put_in(run_id, "step.resolved", said)
+
+    async def cancel(
+        self, run_id: str, *, mode: Mode = "now", reason: str = "", by: str = ""
+    ) -> RunInfo:
+        """
+        End a run; one that is executed is asked to end, any other one ends at once.
+
+        Args:
+            run_id: which run.
+            mode: `now` interrupts the step under way, `after_step` lets it end.
+            reason: why.
+            by: who wants it.
+
+        Raises:
+            RunStateError: it ended already.
+        """
+        view = await self._control.cancel(run_id, mode=mode, reason=reason, by=by)
+        return RunInfo.of(run_id, view)
+
+    async def pause(self, run_id: str, *, reason: str = "", by: str = "") -> RunInfo:
+        """
+        Let a run rest; one that is executed rests at its next step.
+
+        Raises:
+            RunStateError: it ended, or is being cancelled.
+        """
+        return RunInfo.of(run_id, await self._control.pause(run_id, reason=reason, by=by))
+
+    async def resume(self, run_id: str, *, force: bool = False, by: str = "") -> RunInfo:
+        """
+        Let a run go on that rests, diverged, or waits for code.
+
+        Args:
+            run_id: which run.
+            force: accept the version of the function that is registered here; that is recorded.
+            by: who wants it.
+
+        Raises:
+            RunStateError: it does not rest, or waits for something else.
+        """
+        return RunInfo.of(run_id, await self._control.resume(run_id, by, force=force, retry=False))
+
+    async def retry(self, run_id: str, *, by: str = "") -> RunHandle:
+        """
+        Try again: a run that rests goes on with all attempts of its step, one that failed is
+        forked into a new run that takes over everything that succeeded.
+
+        Raises:
+            RunStateError: it did not fail and does not rest.
+        """
+        view, _ = await self._views.get(run_id)
+        if view.status is Status.FAILED:
+            return await self.fork(run_id)
+        await self._control.resume(run_id, by, force=False, retry=True)
+        return self.handle(run_id)
+
+    # Forks, upkeep.
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+    ) -> RunHandle:
+        """
+        Start a new run that takes over what a run did, up to a place.
+
+        Args:
+            run_id: the origin; it does not change.
+            at: sequence in its journal up to which it is taken over, or a step such as `post#1`
+                that is the first one not taken over; everything that succeeded if not given.
+            patch: results by step that replace those of the origin.
+            new_id: id of the new run; drawn if not given.
+
+        Raises:
+            InvalidValueError: there is no such place or step.
+            RunExistsError: there is, or was, a run with the new id.
+        """
+        id = self._store.world.ids.incarnation().hex() if new_id is None else new_id
+        unit = await Fork(self._views, run_id, at, patch or {}).unit(id)
+        return self.handle(await self._begin(id, None, unit.writes))
+
+    async def plan_fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+    ) -> ForkPlan:
+        """Return what such a fork would do with each step of the origin; changes nothing."""
+        return await Fork(self._views, run_id, at, patch or {}).plan()
+
+    def look(self) -> None:
+        """Look at once for what is due, instead of within half a second; for tests with a clock."""
+        self._executor.nudge()
+
+    async def verify(self) -> Sequence[Finding]:
+        """Fold every journal and return the runs that are shown as something else."""
+        return await self._upkeep.compare()
+
+    async def remove_older(self, seconds: float, *, limit: int = 1_000) -> int:
+        """Remove runs that ended so long ago, with their journals; return how many."""
+        return await self._upkeep.remove_older(seconds, limit)
+
+
+def _fits(info: RunInfo, function: str | None, labels: ItemsView[str, str], text: str) -> bool:
+    return (
+        function in (None, info.function)
+        and labels <= info.labels.items()
+        and (not text or text.casefold() in info.inputs.casefold())
+    )

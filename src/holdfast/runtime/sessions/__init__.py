@@ -1,0 +1,1 @@
+"""Sessions: state with tiers, identities, and the flusher that makes it durable."""

@@ -1,0 +1,489 @@
+"""
+Rescue: what becomes of the work of runtimes that died.
+
+    presence record there?   no: it said goodbye, or never was
+       | yes
+    lease free or expired, or its holder proven dead?   no: it lives, or somebody is at it
+       | yes
+    take its lease           the dead one's token is refused from now on; of many exactly one
+       |
+    per entry: verdict       a unit each, fenced by the lease that was taken
+       |
+    forget the runtime       presence, log and lease, and what came of it, in one unit
+
+A rescue that is killed leaves the presence record, so the next one goes on: what has its
+verdict is no longer tagged with the dead runtime, and what was not reached still is. So the
+final list does not depend on where, or how often, it was killed; nor does what is said of it
+(`RESCUES`, an event for each dead runtime), because the log names what has its verdict already.
+
+The list is made of two sources that have to agree: the records with the tag of the dead
+runtime, and the fold of its log. A record that is damaged or missing is rebuilt from the log; a
+log that is damaged is reported, and the records stand alone; what is lost in both is reported by
+name. An empty answer is never given because something could not be read.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.core import codec
+from holdfast.core.errors import (
+    DamagedError,
+    FenceError,
+    LeaseExpiredError,
+    LeaseHeldError,
+    VersionConflictError,
+)
+from holdfast.core.event import Event
+from holdfast.core.key import Key, encode_key, prefix_end
+from holdfast.core.lease import expired
+from holdfast.core.ledger import (
+    CRASHED,
+    EntryRow,
+    EntryState,
+    Sign,
+    decode_row,
+    fold,
+    verdict,
+)
+from holdfast.core.recovery import Phase, Step, loss
+from holdfast.core.unit import (
+    Append,
+    AtVersion,
+    CloseStream,
+    DeleteRecord,
+    Expectation,
+    Fence,
+    GrantLease,
+    LeaseRow,
+    MendRecord,
+    RecordRow,
+    ReleaseLease,
+    TrimStream,
+    Unit,
+    Write,
+)
+from holdfast.runtime.boot import Progress
+from holdfast.runtime.damage import Damages
+from holdfast.runtime.presence import KIND as PRESENCE_KIND
+from holdfast.runtime.presence import LEASE_TTL, Presence, Present, lease_of
+from holdfast.runtime.service import Service
+from holdfast.runtime.work.entry import KIND, STOP_KIND, sign_of, written
+from holdfast.runtime.work.ledger import Ledger
+from holdfast.store.owner import proven_dead
+from holdfast.store.port import Reads
+from holdfast.store.store import Store
+
+RESCUES: Final = "holdfast/rescues"
+RESCUES_KEPT: Final = 1_000
+PAGE: Final = 500
+NAMED_MAX: Final = 1_000
+_EVERYBODY: Final = 10_000
+_NEVER: Final = -1
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """
+    A runtime that did not say goodbye and is proven dead.
+
+    Attributes:
+        incarnation: of its opening, in hex.
+        version: of its presence record.
+        present: what that says.
+        over: generation of its lease whose holder is proven dead; 0 if the lease is free or
+            expired and needs no proof.
+    """
+
+    incarnation: str
+    version: int
+    present: Present
+    over: int
+
+
+class Left(msgspec.Struct, frozen=True):
+    """
+    An entry as a dead runtime left it.
+
+    Attributes:
+        key: what it is work on.
+        row: what it was.
+        version: of its record; None if that is damaged or missing and has to be rebuilt.
+    """
+
+    key: Key
+    row: EntryRow
+    version: int | None
+
+
+class Rescued(msgspec.Struct):
+    """
+    What came of rescues.
+
+    Attributes:
+        runtimes: epochs of the runtimes whose work was taken over.
+        entries: key, generation and state of each entry, up to `NAMED_MAX`.
+        states: how many of each.
+        losses: per runtime what of it may be lost, by tier.
+        rebuilt: keys of entries whose record was rebuilt from the log.
+        damaged: what could not be read, in words.
+    """
+
+    runtimes: list[int] = []
+    entries: list[list[Any]] = []
+    states: Counter[str] = msgspec.field(default_factory=Counter[str])
+    losses: list[dict[str, Any]] = []
+    rebuilt: list[list[str]] = []
+    damaged: list[str] = []
+
+    def add(self, other: "Rescued") -> None:
+        """Put what came of another one to this."""
+        self.runtimes += other.runtimes
+        self.losses += other.losses
+        self.entries += other.entries[: NAMED_MAX - len(self.entries)]
+        self.states.update(other.states)
+        self.rebuilt += other.rebuilt
+        self.damaged += other.damaged
+
+    def section(self) -> dict[str, Any]:
+        """Return it as plain values for the report."""
+        return {
+            "runtimes": sorted(self.runtimes),
+            "rescued": dict(sorted(self.states.items())),
+            "entries": sorted(self.entries),
+            "losses": sorted(self.losses, key=lambda loss: loss["epoch"]),
+            "rebuilt": sorted(self.rebuilt),
+            "damaged": sorted(self.damaged),
+        }
+
+
+class Rescue:
+    """Takes over the work of dead runtimes; the ledger's part of the boot."""
+
+    name = "ledger"
+    phase = Phase.RECONCILING
+
+    def __init__(self, store: Store, presence: Presence, damages: Damages) -> None:
+        """Take the store, and the presence in whose name dead runtimes are taken over."""
+        self._store = store
+        self._presence = presence
+        self._damages = damages
+        self._lock = asyncio.Lock()
+
+    async def plan(self) -> Sequence[Step]:
+        """Return a step per dead runtime."""
+        steps: list[Step] = []
+        for dead in await self.dead():
+            found, _ = await self._tagged(dead)
+            count = len(found)
+            steps.append(Step(self.name, "rescue", f"epoch {dead.present.epoch}", count))
+        return steps
+
+    async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
+        """Rescue everybody who is dead now; the plan may be older than the last death."""
+        return (await self.sweep(progress)).section()
+
+    async def sweep(self, progress: Progress = lambda _: None) -> Rescued:
+        """Rescue everybody who is dead now."""
+        rescued = Rescued()
+        async with self._lock:
+            for dead in await self.dead():
+                rescued.add(await self._rescue(dead, progress))
+        return rescued
+
+    # Who is dead.
+
+    async def dead(self) -> list[Dead]:
+        """Return the runtimes that are proven dead, oldest first; changes nothing."""
+        present, damaged = await self._store.read(_everybody)
+        for damage in damaged:
+            await self._damages.note(damage)
+        found: list[Dead] = []
+        for record, here, lease in present:
+            if record.key[0] != self._presence.incarnation:
+                over = await self._over(here, record.key[0], lease, present)
+                if over is not None:
+                    found.append(Dead(record.key[0], record.version, here, over))
+        return sorted(found, key=lambda dead: dead.present.epoch)
+
+    async def _over(
+        self,
+        here: Present,
+        incarnation: str,
+        lease: LeaseRow | None,
+        everybody: "Sequence[_Present]",
+    ) -> int | None:
+        """Return the generation that may be taken, 0 for any that is free, None if it lives."""
+        if lease is None or not lease.incarnation:
+            return 0
+        holder = lease.incarnation.hex()
+        if holder == self._presence.incarnation:
+            return lease.generation  # Ours, from a rescue that did not come to its end.
+        present = {record.key[0]: present for record, present, _ in everybody}
+        if holder not in present or proven_dead(present[holder].owner, self._presence.owner):
+            return lease.generation
+        return 0 if await self._expired(lease) else None
+
+    async def _expired(self, lease: LeaseRow) -> bool:
+        """
+        Return whether a lease is over by the store's clock.
+
+        Where that is the clock of this machine, it is looked at. Otherwise the store is asked,
+        by a unit that is always refused. Taking the lease decides either way.
+        """
+        now = self._store.world.clock.store_time()
+        if lease.domain == now.domain:
+            return expired(lease, now)
+        fence = Fence(lease.key, lease.generation, lease.incarnation)
+        try:
+            await self._store.commit_early(
+                Unit((), (fence, AtVersion(PRESENCE_KIND, ("",), _NEVER)))
+            )
+        except LeaseExpiredError:
+            return True
+        except (FenceError, VersionConflictError):
+            return False
+        return False
+
+    # What becomes of its work.
+
+    async def _rescue(self, dead: Dead, progress: Progress) -> Rescued:
+        rescued = Rescued()
+        fence = await self._take(dead)
+        if fence is None:
+            return rescued
+        try:
+            left, damaged = await self._left(dead)
+            for damage in damaged:
+                await self._damages.note(damage)
+                rescued.damaged.append(f"{damage.what} {damage.name}: {damage.reason}")
+            for start in range(0, len(left), PAGE):
+                chunk = left[start : start + PAGE]
+                stops = await self._store.read(partial(_stops, chunk))
+                states = await asyncio.gather(
+                    *(
+                        self._settle(one, dead, fence, stop)
+                        for one, stop in zip(chunk, stops, strict=True)
+                    )
+                )
+                _note(rescued, zip(chunk, states, strict=True))
+                progress(len(chunk))
+            rescued.runtimes.append(dead.present.epoch)
+            rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
+            await self._end(dead, fence, rescued)
+        except FenceError:
+            return Rescued()  # It took longer than the lease lasted; somebody else goes on.
+        return rescued
+
+    async def _take(self, dead: Dead) -> Fence | None:
+        """Take the lease of a dead runtime; None if somebody else did, or it lives."""
+        lease = lease_of(dead.incarnation)
+        grant = GrantLease(lease, LEASE_TTL, self._presence.holder, over=dead.over)
+        expects = (
+            self._presence.fence,
+            AtVersion(PRESENCE_KIND, (dead.incarnation,), dead.version),
+        )
+        try:
+            committed = await self._store.commit_early(Unit((grant,), expects))
+        except (LeaseHeldError, VersionConflictError):
+            return None
+        self._store.world.failpoints.reach("rescue.taken")
+        row = committed.leases[0]
+        return Fence(row.key, row.generation, row.incarnation)
+
+    async def _settle(
+        self, left: Left, dead: Dead, fence: Fence, stop: RecordRow | None
+    ) -> EntryState | None:
+        """Give one entry its verdict; None if somebody else did just now."""
+        if left.row.state is not EntryState.RUNNING:
+            return left.row.state
+        seen = Sign(dead.present.seen, dead.present.domain, dead.present.seconds)
+        while True:
+            state = verdict(left.row, seen, sign_of(self._store), stop=stop is not None)
+            row = left.row.changed(state)
+            unit = _verdict_unit(left, row, stop, fence)
+            try:
+                await self._store.commit_early(unit)
+            except VersionConflictError as conflict:
+                if conflict.kind == KIND:
+                    return None
+                # Somebody asked for a stop just now.
+                stop = (await self._store.read(partial(_stops, [left])))[0]
+                continue
+            self._store.world.failpoints.reach("rescue.entry")
+            return state
+
+    async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
+        """Forget the runtime, and say what came of it; the last unit of a rescue."""
+        head, said = await self._store.read(
+            lambda reader: (reader.head(dead.present.log), reader.head(RESCUES))
+        )
+        event = Event.of("runtime.rescued", rescued.section())
+        writes: tuple[Write, ...] = (
+            Append(RESCUES, (event,)),
+            DeleteRecord(PRESENCE_KIND, (dead.incarnation,)),
+            ReleaseLease(fence.key, fence.generation),
+        )
+        if said is not None and said.last_sequence + 1 - said.first_sequence >= RESCUES_KEPT:
+            writes = (*writes, TrimStream(RESCUES, said.last_sequence + 2 - RESCUES_KEPT))
+        if head is not None and not head.closed:
+            trim = TrimStream(dead.present.log, head.last_sequence + 1)
+            writes = (trim, CloseStream(dead.present.log), *writes)
+        await self._store.commit_early(Unit(writes, (fence,)))
+        self._store.world.failpoints.reach("rescue.ended")
+
+    # What it left behind.
+
+    async def _left(self, dead: Dead) -> tuple[list[Left], list[DamagedError]]:
+        """Return its entries by the records and by the log, and what of them is damaged."""
+        found, damaged = await self._tagged(dead)
+        logged, damage = await self._logged(dead.present.log)
+        if damage is not None:
+            damaged.append(damage)
+        known = {left.key for left in found}
+        for key, row in logged.items():
+            if key not in known:
+                left = await self._checked(key, row, dead, damaged)
+                if left is not None:
+                    found.append(left)
+        return sorted(found, key=lambda left: encode_key(left.key)), damaged
+
+    async def _tagged(self, dead: Dead) -> tuple[list[Left], list[DamagedError]]:
+        """Return what carries its tag; behind a damaged record only the log can tell."""
+        found: list[Left] = []
+        first = b""
+        while True:
+            try:
+                page = await self._page(dead.incarnation, first)
+            except DamagedError as damage:
+                return found, [damage]
+            found += [Left(one.key, decode_row(one.value or b""), one.version) for one in page]
+            if len(page) < PAGE:
+                return found, []
+            first = encode_key(page[-1].key) + b"\0"
+
+    async def _page(self, tag: str, first: bytes) -> list[RecordRow]:
+        return await self._store.read(
+            lambda reader: reader.records(KIND, first, prefix_end(b""), PAGE, tag)
+        )
+
+    async def _checked(
+        self, key: Key, row: EntryRow, dead: Dead, damaged: list[DamagedError]
+    ) -> Left | None:
+        """Return an entry that only the log names, unless somebody went on with it."""
+        try:
+            record = await self._store.read(lambda reader: reader.record(KIND, key))
+        except DamagedError as damage:
+            damaged.append(damage)
+            return Left(key, row, None)
+        if record is None or record.value is None:
+            return Left(key, row, None)
+        stored = decode_row(record.value)
+        if stored.state is EntryState.RUNNING and stored.owner.incarnation == dead.incarnation:
+            return Left(key, stored, record.version)
+        if stored.generation == row.generation and stored.state in CRASHED:
+            return Left(key, stored, record.version)  # By a rescue that was killed.
+        return None
+
+    async def _logged(self, log: str) -> tuple[dict[Key, EntryRow], DamagedError | None]:
+        """Return what was in flight by a log, as far as it can be read."""
+        entries: dict[Key, EntryRow] = {}
+        try:
+            head = await self._store.read(lambda reader: reader.head(log))
+            after = head.first_sequence - 1 if head is not None else 0
+            while True:
+                _, page = await self._store.events(log, after, PAGE)
+                for event in page:
+                    fold(entries, event.payload)
+                    after = event.sequence
+                if not page:
+                    return entries, None
+        except DamagedError as damage:
+            return entries, damage
+
+
+class Lifeline(Service):
+    """Looks after the ledger between starts: what is owed, stops, the log, runtimes that died."""
+
+    def __init__(self, ledger: Ledger, rescue: Rescue, store: Store, interval: float) -> None:
+        """Take the ledger it looks after and the seconds between two looks."""
+        super().__init__("ledger", interval)
+        self._ledger = ledger
+        self._rescue = rescue
+        self._store = store
+
+    async def enter(self) -> None:
+        """Begin to look."""
+        self.start()
+
+    async def leave(self) -> None:
+        """End looking; write what is owed, so that the goodbye leaves nothing."""
+        await self.stop()
+        await self._ledger.clear()
+
+    async def tick(self) -> None:
+        """Look once."""
+        await self._ledger.clear()
+        for entry in list(self._ledger.book.open.values()):
+            await entry.look()
+        trimming = self._ledger.trimming()
+        if trimming is not None:
+            await self._store.commit_early(trimming)
+        await self._rescue.sweep()
+
+
+_Present = tuple[RecordRow, Present, LeaseRow | None]
+
+
+def _everybody(reader: Reads) -> tuple[list[_Present], list[DamagedError]]:
+    """Read who did not say goodbye, and the lease of each."""
+    found: list[_Present] = []
+    for record in reader.records(PRESENCE_KIND, b"", prefix_end(b""), _EVERYBODY, None):
+        present = codec.decode_as(record.value or b"", Present, PRESENCE_KIND)
+        found.append((record, present, reader.lease(lease_of(record.key[0]))))
+    return found, []
+
+
+def _stops(chunk: Sequence[Left], reader: Reads) -> list[RecordRow | None]:
+    """Read who asked for these entries to be stopped, in one go."""
+    return [_stop(left, reader) for left in chunk]
+
+
+def _stop(left: Left, reader: Reads) -> RecordRow | None:
+    """Read who asked for an entry to be stopped; what cannot be read counts as asked."""
+    try:
+        found = reader.record(STOP_KIND, left.key)
+    except DamagedError:
+        return RecordRow(STOP_KIND, left.key, _NEVER, None, b"", 0.0)
+    if found is None or found.value is None:
+        return None
+    asked = codec.decode(found.value, STOP_KIND)
+    return found if asked["generation"] == left.row.generation else None
+
+
+def _verdict_unit(left: Left, row: EntryRow, stop: RecordRow | None, fence: Fence) -> Unit:
+    put = written(left.key, row)
+    expects: tuple[Expectation, ...] = (fence,)
+    if left.version is None:
+        mend = MendRecord(put.kind, put.key, put.value, put.tag)
+        return Unit((mend, DeleteRecord(STOP_KIND, left.key)), expects)
+    version = 0 if stop is None else stop.version
+    expects = (*expects, AtVersion(KIND, left.key, left.version))
+    if version != _NEVER:
+        expects = (*expects, AtVersion(STOP_KIND, left.key, version))
+        return Unit((put, DeleteRecord(STOP_KIND, left.key)), expects)
+    return Unit((put,), expects)
+
+
+def _note(rescued: Rescued, settled: Iterable[tuple[Left, EntryState | None]]) -> None:
+    for left, state in settled:
+        if state is None:
+            continue
+        rescued.states[state.value] += 1
+        if len(rescued.entries) < NAMED_MAX:
+            rescued.entries.append([list(left.key), left.row.generation, state.value])
+        if left.version is None:
+            rescued.rebuilt.append(list(left.key))

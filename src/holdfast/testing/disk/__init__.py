@@ -1,0 +1,1 @@
+"""Disks that fail: power cuts, errors, damage, and how each is made."""

@@ -1,0 +1,274 @@
+"""
+Many processes after the same thing at once: of k racers exactly one gets it.
+
+    outcome = race(url, racers=32, rounds=1_000)
+    outcome = race(url, racers=32, rounds=1_000, kinds=["entry"])
+    assert outcome.sound, outcome.failures
+
+Each racer is a process with the store open. A round names one thing that can be had once: a
+lease, the first version of a record, the first event of a stream, work that a dead runtime left
+behind. All racers hear of it at the same moment and try; each says whether it got it. Several
+rounds are called out together and tried in another order by each racer, so that winners vary.
+Afterwards each thing had exactly one winner, the store names that one, and `verify` finds nothing.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from random import Random
+from typing import IO, Final, cast
+
+import holdfast
+from holdfast.core.errors import ConflictError, LeaseHeldError
+from holdfast.core.ledger import RESUME, EntryState, Owned, Sign, Terms, begun
+from holdfast.core.refusal import EntryHeldError, EntryStateError
+from holdfast.core.unit import Unit
+from holdfast.runtime.runtime import Runtime
+from holdfast.runtime.work.entry import written
+
+__all__ = ["CLAIMS", "LOST", "Claim", "Race", "race"]
+
+LOST: Final = (ConflictError, LeaseHeldError, EntryHeldError, EntryStateError)
+"""What somebody hears who came too late."""
+
+_CALLED_TOGETHER: Final = 20
+_TRIED_TOGETHER: Final = 4
+_BUSY_WAIT: Final = 120.0
+_LEASE_SECONDS: Final = 3_600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """
+    Something that can be had once.
+
+    Attributes:
+        take: tries to get it for somebody; raises if another was faster.
+        taken: returns who has it, by the store.
+        lay: puts it there, for racers of one process.
+    """
+
+    take: Callable[[Runtime, str, str], Awaitable[object]]
+    taken: Callable[[Runtime, str], Awaitable[str]]
+    lay: Callable[[Runtime, str], Awaitable[object]] | None = None
+
+
+async def _grant(rt: Runtime, thing: str, name: str) -> None:
+    await rt.leases.grant(thing, _LEASE_SECONDS, holder=name)
+
+
+async def _granted(rt: Runtime, thing: str) -> str:
+    row = await rt.leases.find(thing)
+    return row.holder if row and row.generation == 1 else ""
+
+
+async def _put(rt: Runtime, thing: str, name: str) -> None:
+    await rt.records.put("race", thing, name, expected=0)
+
+
+async def _was_put(rt: Runtime, thing: str) -> str:
+    record = await rt.records.get("race", thing)
+    return str(record.value) if record.version == 1 else ""
+
+
+async def _begin(rt: Runtime, thing: str, name: str) -> None:
+    await rt.history(thing).append("begun", name, expected=0)
+
+
+async def _was_begun(rt: Runtime, thing: str) -> str:
+    events = await rt.history(thing).read()
+    return str(events[0].data) if len(events) == 1 else ""
+
+
+async def _interrupt(rt: Runtime, thing: str) -> None:
+    """Write what a rescue writes of work that may go on."""
+    now, owner = Sign(0.0, "", 0.0), Owned("", 0, "nobody", "")
+    row = begun((thing,), None, Terms(policy=RESUME), owner, now)
+    await rt.commit(Unit((written((thing,), row.changed(EntryState.RESUMABLE)),)))
+
+
+async def _claim(rt: Runtime, thing: str, name: str) -> None:
+    entry = await rt.ledger.claim(thing)
+    await entry.settle(name)
+
+
+async def _claimed(rt: Runtime, thing: str) -> str:
+    info = await rt.ledger.find(thing)
+    if info is None or info.state is not EntryState.SETTLED:
+        return ""
+    return str(info.outcome) if (info.generation, info.attempt) == (2, 2) else ""
+
+
+CLAIMS: Final[Mapping[str, Claim]] = {
+    "entry": Claim(_claim, _claimed, _interrupt),
+    "lease": Claim(_grant, _granted),
+    "record": Claim(_put, _was_put),
+    "stream": Claim(_begin, _was_begun),
+}
+
+
+@dataclass(slots=True)
+class Race:
+    """
+    What was raced for and who won.
+
+    Attributes:
+        seed: decides in which order racers try.
+        racers: how many processes.
+        rounds: how many things there were to be had.
+        winners: how often each racer won.
+        failures: things that had no winner or several, or another one by the store.
+    """
+
+    seed: int
+    racers: int
+    rounds: int = 0
+    winners: Counter[str] = field(default_factory=Counter[str])
+    failures: list[str] = field(default_factory=list[str])
+
+    @property
+    def sound(self) -> bool:
+        """Whether each thing had exactly one winner."""
+        return not self.failures
+
+
+def race(
+    url: str,
+    *,
+    racers: int = 32,
+    rounds: int = 1_000,
+    seed: int = 0,
+    kinds: Collection[str] = frozenset(CLAIMS),
+) -> Race:
+    """
+    Let processes race on an empty store.
+
+    Args:
+        url: a store that several processes can open.
+        racers: how many processes.
+        rounds: how many things there are to be had, of each kind in turn.
+        seed: decides in which order racers are called, and each tries.
+        kinds: keys of `CLAIMS`: what is raced for.
+
+    Raises:
+        RuntimeError: a racer failed; its error was written to stderr.
+    """
+    outcome, rng = Race(seed, racers), Random(seed)
+    chosen = sorted(kinds)
+    things = [f"{chosen[number % len(chosen)]}/{number}" for number in range(rounds)]
+    _leave_behind(url, [thing for thing in things if thing.startswith("entry/")])
+    won: dict[str, list[str]] = {thing: [] for thing in things}
+    with ExitStack() as stack:
+        everybody = [stack.enter_context(_Racer(url, f"r{n}", seed)) for n in range(racers)]
+        for start in range(0, rounds, _CALLED_TOGETHER):
+            rng.shuffle(everybody)
+            for racer in everybody:
+                racer.call(things[start : start + _CALLED_TOGETHER])
+            for racer in everybody:
+                for thing in racer.hear():
+                    won[thing].append(racer.name)
+    asyncio.run(_judge(url, won, outcome))
+    return outcome
+
+
+def _leave_behind(url: str, things: list[str]) -> None:
+    """Let a process die with this work in flight, and a start find it."""
+    program = [sys.executable, "-m", __name__, url]
+    ended = subprocess.run(program, input=json.dumps(things), text=True, check=False)
+    if ended.returncode != -signal.SIGKILL:
+        raise RuntimeError(f"the process that leaves work behind ended with {ended.returncode}")
+    asyncio.run(_judge(url, {}, Race(0, 0)))
+
+
+async def _die(url: str, things: Sequence[str]) -> None:
+    async with holdfast.open(url, busy_wait=_BUSY_WAIT) as rt:
+        await asyncio.gather(*(_left(rt, thing) for thing in things))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def _left(rt: Runtime, thing: str) -> None:
+    await rt.ledger.begin(thing, policy=RESUME)
+
+
+async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
+    async with holdfast.open(url) as rt:
+        for thing, names in won.items():
+            outcome.rounds += 1
+            outcome.winners.update(names)
+            taken = await CLAIMS[thing.partition("/")[0]].taken(rt, thing)
+            if names != [taken]:
+                what = f"{thing} was won by {names or 'nobody'}, the store says {taken or 'nobody'}"
+                outcome.failures.append(f"seed {outcome.seed}: {what}")
+        outcome.failures += [f"verify: {finding}" for finding in await rt.verify()]
+
+
+class _Racer:
+    """One process, seen from outside."""
+
+    def __init__(self, url: str, name: str, seed: int) -> None:
+        self.name = name
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", __name__, url, name, str(seed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "_Racer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cast(IO[str], self._child.stdin).close()
+        self._child.wait()
+        cast(IO[str], self._child.stdout).close()
+
+    def call(self, things: list[str]) -> None:
+        """Say what there is to be had now."""
+        stdin = cast(IO[str], self._child.stdin)
+        stdin.write(json.dumps(things) + "\n")
+        stdin.flush()
+
+    def hear(self) -> list[str]:
+        """Return what this racer got."""
+        line = cast(IO[str], self._child.stdout).readline()
+        if not line:
+            raise RuntimeError(f"racer {self.name} ended with {self._child.wait()}")
+        return list(json.loads(line))
+
+
+async def _run(url: str, name: str, seed: int) -> None:
+    """Be a racer: hear what there is, try, say what was got, until the input ends."""
+    rng = Random(f"{seed}/{name}")
+    # So many racers take three connections each: few servers allow more than a hundred.
+    async with holdfast.open(url, busy_wait=_BUSY_WAIT, readers=1) as rt:
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            things: list[str] = json.loads(line)
+            rng.shuffle(things)
+            got: list[str] = []
+            for start in range(0, len(things), _TRIED_TOGETHER):
+                tries = (_try(rt, thing, name) for thing in things[start : start + _TRIED_TOGETHER])
+                got += [thing for thing in await asyncio.gather(*tries) if thing]
+            sys.stdout.write(json.dumps(got) + "\n")
+            sys.stdout.flush()
+
+
+async def _try(rt: Runtime, thing: str, name: str) -> str:
+    try:
+        await CLAIMS[thing.partition("/")[0]].take(rt, thing, name)
+    except LOST:
+        return ""
+    return thing
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        asyncio.run(_die(sys.argv[1], json.loads(sys.stdin.read())))
+    else:
+        asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3])))

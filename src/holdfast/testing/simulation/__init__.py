@@ -1,0 +1,1 @@
+"""A seeded simulation: several instances in virtual time."""

@@ -1,0 +1,1 @@
+"""Trials of an application: what the crash lab for users is made of."""
