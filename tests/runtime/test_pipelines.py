@@ -343,12 +343,16 @@ def test_a_record_of_another_key_or_of_nonsense_is_a_typed_error(store_url: str)
     run(store_url, work)
 
 
-def test_a_changed_table_is_walked_only_if_somebody_says_so(tmp_path: Any) -> None:
+@pytest.mark.parametrize("first", ["forced", "answered"])
+def test_a_changed_table_is_walked_only_if_somebody_says_so(tmp_path: Any, first: str) -> None:
     """A12. What is under way waits under the table it began with; forcing it is recorded."""
     url = f"sqlite:///{tmp_path / 'store.db'}"
 
     async def begin(rt: Runtime) -> None:
-        await rt.pipeline(waiting(), "k").start("it")
+        version = await rt.pipeline(waiting(), "k").start("it")
+        async for event in rt.history(f"run/{version.run_id}").follow():
+            if event.type == "run.waiting":
+                break
 
     async def change(rt: Runtime) -> None:
         changed = waiting()
@@ -358,8 +362,16 @@ def test_a_changed_table_is_walked_only_if_somebody_says_so(tmp_path: Any) -> No
         with pytest.raises(PipelinePausedError, match="version_mismatch"):
             await pipeline.run("it")
         version = await pipeline.newest()
-        going_on = asyncio.gather(pipeline.resume(force=True), answer(rt, version.run_id, "yes"))
-        assert (await going_on)[0] == {"answer": "yes"}
+        if first == "answered":
+            await answer(rt, version.run_id, "yes")
+            assert await pipeline.resume(force=True) == {"answer": "yes"}
+        else:
+            going_on = asyncio.create_task(pipeline.resume(force=True))
+            async for event in rt.history(f"run/{version.run_id}").follow():
+                if event.type == "run.resumed":
+                    break
+            await answer(rt, version.run_id, "yes")
+            assert await going_on == {"answer": "yes"}
         events = await rt.history(f"run/{version.run_id}").read()
         forced = [event.data.get("version") for event in events if event.type == "run.resumed"]
         assert forced == [changed.fingerprint]

@@ -134,6 +134,22 @@ def carry_on(
     return asyncio.shield(task)
 
 
+async def unbroken(work: Coroutine[Any, Any, T]) -> T:
+    """Do work to its end; whoever waits and is cancelled meanwhile is cancelled after that."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # Read once, so that it is not logged: nobody waits for it any more.
+        raise cancelled
+    return task.result()
+
+
 async def breathe() -> None:
     """Let everybody else run before going on with a long piece of work."""
     await asyncio.sleep(0)

@@ -49,11 +49,11 @@ from holdfast.runtime.runs.handle import RunInfo
 from holdfast.runtime.runs.journal import PAGE, read_journal, stream_of
 from holdfast.runtime.runs.run import Run
 from holdfast.runtime.runs.runs import Runs
-from holdfast.runtime.runs.view import KIND, Views
+from holdfast.runtime.runs.view import KIND, VERSION_MISMATCH, Views
 
 LISTED_MAX: Final = 10_000
 LOOK: Final = 1.0
-_RESTING: Final = ("no_code", "version_mismatch", "diverged", "uncertain_effect")
+_RESTING: Final = ("no_code", VERSION_MISMATCH, "diverged", "uncertain_effect")
 
 
 class Checkpoint(msgspec.Struct, frozen=True):
@@ -286,7 +286,7 @@ class Pipeline:
         newest = await self.newest()
         info = await self._runs.get(newest.run_id)
         await self._wake(info, force=force)
-        return await self._settled(newest.run_id)
+        return await self._settled(newest.run_id, force=force)
 
     async def newest(self) -> Version:
         """
@@ -461,7 +461,14 @@ class Pipeline:
         except RunStateError:
             return
 
-    async def _settled(self, run_id: str) -> dict[str, Any]:
+    def _changed(self, info: RunInfo) -> str:
+        """Say that a run waits, for whatever, and began with another table; empty if not."""
+        here = self.machine.fingerprint
+        if info.status is not Status.WAITING or info.version == here:
+            return ""
+        return f"{VERSION_MISMATCH}:{info.version}->{here}"
+
+    async def _settled(self, run_id: str, *, force: bool = False) -> dict[str, Any]:
         """Wait until a run ended or rests, and return its result."""
         while True:
             if self._store.poisoned is not None:
@@ -472,11 +479,14 @@ class Pipeline:
                 if info.is_terminal:
                     fields: dict[str, Any] = await self._runs.result(run_id)
                     return fields
-                if info.status is Status.PAUSED or info.reason in _RESTING:
+                changed = self._changed(info)
+                if changed and force:
+                    await self._wake(info, force=True)
+                elif changed or info.status is Status.PAUSED or info.reason in _RESTING:
                     raise PipelinePausedError(
                         pipeline=self.name,
                         state=info.status.value,
-                        reason=info.why or ", ".join(info.waits),
+                        reason=changed or info.why or ", ".join(info.waits),
                     )
                 # A store that is poisoned wakes nobody, so look now and then.
                 with suppress(TimeoutError):

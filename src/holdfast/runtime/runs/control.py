@@ -133,15 +133,18 @@ class Control:
 
         def decide(view: RunView) -> Change:
             check_change(run_id, view, "run.resumed", "resumed")
-            if view.status is Status.WAITING and view.reason not in _RESUMABLE:
+            function = self._views.functions.find(view.function)
+            version = function.version if force and function is not None else None
+            # What waits for an answer is not resumed, unless it goes on with other code then.
+            accepts = version not in (None, view.version)
+            waiting = view.status is Status.WAITING
+            if waiting and view.reason not in _RESUMABLE and not accepts:
                 raise RunStateError(
                     run_id=run_id,
                     state=view.status.value,
                     action="resumed",
                     reason=f"it waits for {view.waits}",
                 )
-            function = self._views.functions.find(view.function)
-            version = function.version if force and function is not None else None
             said = Resumed(self._views.wall(), by, version, retry)
             return Change([("run.resumed", said)], fold(view, "run.resumed", said))
 

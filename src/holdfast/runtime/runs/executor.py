@@ -52,7 +52,7 @@ from holdfast.runtime.runs.view import (
     event_of,
     projected,
 )
-from holdfast.runtime.service import Service
+from holdfast.runtime.service import Service, unbroken
 from holdfast.runtime.work.ledger import Ledger
 from holdfast.store.port import Reads
 
@@ -208,7 +208,7 @@ class Executor(Service):
     async def _try(self, run_ids: Sequence[str]) -> None:
         for run_id in run_ids:
             try:
-                await self.dispatch(run_id)
+                await unbroken(self.dispatch(run_id))
             except HoldfastError as error:
                 log.warning("event=run_not_taken code=%s", error.code)
 
@@ -225,9 +225,11 @@ class Executor(Service):
 
     async def _drop_if_gone(self, execution: Execution) -> None:
         """Forget a parked run that ended, or that another runtime went on with."""
-        found = await self._views.find(execution.run_id)
-        if found is None or found[0].is_terminal or found[0].attempt != execution.view.attempt:
-            execution.discard()
+        async with execution.lock:  # Nobody here is just going on with it.
+            found = await self._views.find(execution.run_id)
+            gone = found is None or found[0].is_terminal
+            if gone or (found is not None and found[0].attempt != execution.view.attempt):
+                execution.discard()
 
     async def _quietly(self, work: Any) -> None:
         """Do something for a run whose loss it learns of itself."""
@@ -259,12 +261,13 @@ class Executor(Service):
 
     async def _go_on(self, execution: Execution) -> None:
         """Take a run that is in memory; if somebody else had it meanwhile, begin anew."""
-        before = execution.view.attempt
+        before, of = execution.view.attempt, execution.view.version
         found = await self._begin(execution.run_id)
         if found is None:
             return
         entry, view, version = found
-        if view.attempt == before + 1:
+        # A version that was accepted meanwhile is another function than the one in memory.
+        if view.attempt == before + 1 and view.version == of:
             await execution.go_on(entry, view, version)
             return
         execution.discard()
@@ -283,7 +286,7 @@ class Executor(Service):
                 (AtVersion(KIND, (execution.run_id,), version),),
             )
             await self._views.commit(unit)
-        await self._go_on(execution)
+        await unbroken(self._go_on(execution))
 
     async def _begin(self, run_id: str) -> tuple[Any, RunView, int] | None:
         """Begin or claim the ledger entry of a run, in the unit that counts the attempt."""

@@ -13,6 +13,7 @@ the store stopped; the first settlement counts.
 
 import asyncio
 from asyncio import CancelledError
+from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -71,6 +72,7 @@ class Book:
         open: the entries in flight, by key.
         owed: entries whose settlement could not be written yet.
         unsure: entries that were being begun when whoever asked was cancelled.
+        leaving: this runtime says goodbye; only what is owed is still written.
         log: stream of what this runtime did, once there is an event in it.
         logged: sequence of the last event in it.
         trimmed: sequence before which it was trimmed.
@@ -83,13 +85,18 @@ class Book:
         self.redaction = redaction
         self.open: dict[Key, Entry] = {}
         self.owed: dict[Key, Entry] = {}
-        self.unsure: list[tuple[bytes, Key, EntryRow, Fence]] = []
+        self.unsure: list[tuple[bytes, Key, EntryRow, Fence, bool]] = []
+        self.leaving = False
         self.log = ""
         self.logged = 0
         self.trimmed = 1
         self._idle = asyncio.Event()
         self._idle.set()
         presence.busy = lambda: bool(self.open)
+
+    def commit(self, unit: Unit) -> Coroutine[None, None, Committed]:
+        """Commit a unit; with the goodbye it passes while everybody else may not."""
+        return self.store.commit_early(unit) if self.leaving else self.store.commit(unit)
 
     def now(self) -> Sign:
         """Return the present moment."""
@@ -292,11 +299,18 @@ class Entry:
         except FenceError:
             self._book.owed.pop(self.key, None)
 
-    async def abandon(self, version: int) -> None:
-        """Settle as failed what was begun for nobody, if it is still as it was begun."""
+    async def abandon(self, version: int, *, joint: bool) -> None:
+        """
+        Let go of what was begun for nobody, if it is still as it was begun.
+
+        Args:
+            version: of its record.
+            joint: something else was written with it, so it goes on; otherwise it failed.
+        """
         self._version = version
+        after = self._row.changed(EntryState.RESUMABLE) if joint else self._settled(FAILED)
         with suppress(FenceError):
-            await self.settle(FAILED)
+            await self._commit(after, DeleteRecord(STOP_KIND, self.key))
 
     async def look(self) -> None:
         """Look whether somebody asked for a stop, or settled this together with other writes."""
@@ -358,14 +372,13 @@ class Entry:
         return settled(self._row, self._book.checked(outcome, "outcome"))
 
     async def _commit(self, row: EntryRow, *also: Write) -> None:
-        store = self._book.store
         try:
             try:
                 change = self._book.change(self.key, row, self._version, self._fence, *also)
-                committed = await store.commit(change)
+                committed = await self._book.commit(change)
             except DamagedError:
                 mending = self._book.mending(self.key, row, self._fence, *also)
-                committed = await store.commit(mending)
+                committed = await self._book.commit(mending)
         except VersionConflictError as conflict:
             await self._look_again(row, conflict)
             return

@@ -349,11 +349,11 @@ class Ledger:
         """Settle what is owed, and what was begun for somebody who was cancelled meanwhile."""
         book = self._book
         while book.unsure:
-            unit_id, key, row, fence = book.unsure[0]
+            unit_id, key, row, fence, joint = book.unsure[0]
             if await self._store.committed(unit_id):
                 record, found = await self._found(key)
                 if found == row:
-                    await Entry(book, key, row, fence).abandon(_version(record))
+                    await Entry(book, key, row, fence).abandon(_version(record), joint=joint)
             del book.unsure[0]
         for entry in list(book.owed.values()):
             await entry.pay()
@@ -413,7 +413,7 @@ class Ledger:
                         raise
                     continue
                 except CancelledError:
-                    self._book.unsure.append((unit.id, key, row, fence))
+                    self._book.unsure.append((unit.id, key, row, fence, also is not None))
                     raise
                 break
         except BaseException:

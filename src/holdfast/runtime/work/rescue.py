@@ -422,6 +422,7 @@ class Lifeline(Service):
     async def leave(self) -> None:
         """End looking; write what is owed, so that the goodbye leaves nothing."""
         await self.stop()
+        self._ledger.book.leaving = True
         await self._ledger.clear()
 
     async def tick(self) -> None:

@@ -1,0 +1,87 @@
+"""Taking a run: at the very moment a runtime leaves, and when the store fails."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+import holdfast
+from holdfast import Run
+from holdfast.core.ledger import RESUME, Terms
+from holdfast.core.unit import PutRecord, Unit
+from holdfast.core.world import World
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
+    """Address of a store that outlives its openings."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+async def seven(run: Run) -> int:
+    return await run.step("seven", lambda: 7)
+
+
+def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
+    url: str, caplog: Any
+) -> None:
+    """A1, A13. Taking it is carried to its end, so that it is let go in good order."""
+    world = World()
+    go_on = threading.Event()
+
+    async def leave() -> None:
+        loop, taking = asyncio.get_running_loop(), asyncio.Event()
+
+        def hold() -> None:
+            loop.call_soon_threadsafe(taking.set)
+            go_on.wait(60)
+
+        async with holdfast.open(url, functions=[seven], world=world) as rt:
+            await rt.runs.start(seven, run_id="r")
+            world.failpoints.arm("commit.written", hold)
+            await taking.wait()
+            closing = asyncio.create_task(rt.close())
+            for _ in range(1_000):
+                await asyncio.sleep(0)
+            assert rt.health().stage == "leaving"
+            go_on.set()
+            await closing
+
+    async def go_on_with_it() -> None:
+        async with holdfast.open(url, functions=[seven]) as rt:
+            async with asyncio.timeout(20):
+                assert await rt.runs.result("r") == 7
+            assert await rt.verify() == []
+
+    asyncio.run(leave())
+    asyncio.run(go_on_with_it())
+    assert "goodbye_failed" not in caplog.text
+
+
+def test_work_that_was_begun_for_nobody_together_with_something_else_goes_on(
+    url: str,
+) -> None:
+    """F19. What was written with it holds, so it is not settled but may be claimed."""
+    world = World()
+
+    async def whole() -> None:
+        loop = asyncio.get_running_loop()
+        async with holdfast.open(url, world=world) as rt:
+            also = Unit((PutRecord("mine", ("a",), b"\xc0"),))
+            begin = asyncio.ensure_future(rt.ledger.start(("a",), Terms("", RESUME), None, also))
+
+            def cancel() -> None:
+                loop.call_soon_threadsafe(begin.cancel)
+
+            world.failpoints.arm("commit.written", cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await begin
+            world.failpoints.arm("commit.written", lambda: None)
+        async with holdfast.open(url) as rt:  # The goodbye wrote what was owed.
+            info = await rt.ledger.find("a")
+            assert info is not None and info.state == "resumable"
+
+    asyncio.run(whole())
