@@ -376,6 +376,27 @@ def test_what_falls_out_of_memory_was_written_and_is_read_again_equal(store_url:
     asyncio.run(run())
 
 
+def test_many_at_once_are_let_go_of_once_each(store_url: str) -> None:
+    """L13. Room is made by as many steps as there are sessions too many, not by their square."""
+    many, tasks = 200, 0
+
+    def count(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any]) -> Any:
+        nonlocal tasks
+        tasks += 1
+        return asyncio.Task(work, loop=loop)
+
+    async def run() -> None:
+        nonlocal tasks
+        async with holdfast.open(store_url, flush_interval=3_600, sessions_in_memory=10) as rt:
+            asyncio.get_running_loop().set_task_factory(count)
+            tasks = 0
+            await asyncio.gather(*(edit(rt.session(Gauge, str(n)), seen=n) for n in range(many)))
+            assert rt.sessions.counts["evicted"] == many - 10
+            assert tasks < 10 * many
+
+    asyncio.run(run())
+
+
 async def fill_old(rt: Runtime) -> None:
     """Fill a store with sessions of the first version of a class."""
 

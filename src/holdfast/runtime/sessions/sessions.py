@@ -282,16 +282,22 @@ class Sessions:
         """Hold one more session; let go of those that were not used for longest."""
         self._held[session.name] = session
         self._held.move_to_end(session.name)
-        for oldest in list(self._held.values())[: max(0, len(self._held) - self._limit)]:
+        for _ in range(len(self._held) - self._limit):
+            # Out of the list before anything is waited for: who comes next takes the next one.
+            _, oldest = self._held.popitem(last=False)
             try:
                 await self._let_go(oldest)
             except HoldfastError as error:
                 log.warning("event=session_not_evicted reason=%s", error.code)
 
     async def _let_go(self, session: Session[Any]) -> None:
-        await session.flush()
-        if self._held.pop(session.name, None) is not None:
-            self.counts["evicted"] += 1
+        self._held.pop(session.name, None)
+        try:
+            await session.flush()
+        except HoldfastError:
+            self._held[session.name] = session
+            raise
+        self.counts["evicted"] += 1
 
     def _count(self, what: str, number: int) -> None:
         self.counts[what] += number
