@@ -8,9 +8,16 @@ import pytest
 
 import holdfast
 from holdfast import Run
+from holdfast.core.errors import (
+    ClosedError,
+    HoldfastError,
+    OutcomeUnknownError,
+    PoisonedError,
+)
 from holdfast.core.ledger import RESUME, Terms
 from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
+from holdfast.store.port import CommitFailed
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -21,8 +28,16 @@ def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
+async def waits(run: Run) -> Any:
+    return await run.signal("go")
+
+
 async def seven(run: Run) -> int:
     return await run.step("seven", lambda: 7)
+
+
+def fail() -> None:
+    raise CommitFailed("test")
 
 
 def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
@@ -85,3 +100,38 @@ def test_work_that_was_begun_for_nobody_together_with_something_else_goes_on(
             assert info is not None and info.state == "resumable"
 
     asyncio.run(whole())
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_who_waits_for_the_end_of_a_run_hears_that_the_store_failed_or_was_closed(
+    url: str, here: bool
+) -> None:
+    """X2. Nobody waits for ever for what cannot come any more: run executed here, or nowhere."""
+    world = World()
+
+    async def ended(how: str) -> str:
+        async with holdfast.open(url, functions=[waits], world=world) as rt:
+            if here:
+                run = await rt.runs.start(waits)
+            else:
+                await rt.runs.queues.limit("full", rate=1, per=1e9)
+                await rt.runs.start(waits, queue="full")
+                run = await rt.runs.start(waits, queue="full")
+            results = [asyncio.create_task(run.result()) for _ in range(2)]
+            if here:
+                async for event in run.follow():
+                    if event.type == "run.waiting":
+                        break
+            if how == "poison":
+                world.failpoints.arm("commit.written", fail)
+                with pytest.raises(OutcomeUnknownError):
+                    await rt.history("s").append("t")
+                world.failpoints.arm("commit.written", lambda: None)
+            else:
+                await rt.close()
+            async with asyncio.timeout(20):
+                found = await asyncio.gather(*results, return_exceptions=True)
+            return found[0].code if isinstance(found[0], HoldfastError) else str(found)
+
+    assert asyncio.run(ended("poison")) == PoisonedError.code
+    assert asyncio.run(ended("close")) == ClosedError.code

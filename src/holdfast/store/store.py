@@ -49,6 +49,7 @@ class Store:
         self.wakes = Wakes()
         self.opened: Opened | None = None
         self._writer = Writer(driver, options, world, self.wakes.wake)
+        self._writer.on_poison = self.wakes.wake_all
         self._threads = ThreadPoolExecutor(options.readers + 2, "holdfast-reader")
         self._pages: dict[tuple[str, int, int, int], asyncio.Future[Page]] = {}
         self._closed = False
@@ -124,6 +125,16 @@ class Store:
     def poisoned(self) -> str | None:
         """Why the store stopped, or None."""
         return self._writer.poisoned
+
+    def check_writable(self) -> None:
+        """
+        Return if something may still change here.
+
+        Raises:
+            PoisonedError: nothing will, before the store is opened anew.
+        """
+        if self._writer.poisoned is not None:
+            raise PoisonedError(reason=self._writer.poisoned)
 
     @property
     def trouble(self) -> StoreError | None:

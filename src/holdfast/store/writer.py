@@ -119,6 +119,7 @@ class Writer:
         self._closing = False
         self._rooms: list[tuple[asyncio.Future[None], Loop]] = []
         self.poisoned: str | None = None
+        self.on_poison: Callable[[], None] = lambda: None
         self.trouble: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="holdfast-writer", daemon=True)
 
@@ -302,6 +303,7 @@ class Writer:
             self.poisoned = reason
         if FULL in reason:
             self._driver.relieve()
+        self.on_poison()  # Who waits for something new looks, and finds that nothing will come.
 
 
 def _answer(batch: Sequence[Entry], answers: Sequence[Answer]) -> None:

@@ -13,16 +13,14 @@ Invariants: one key works on one content at a time; new content gets a new versi
 another content under way is told so and changes nothing.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.context import Context, Withheld
-from holdfast.core.errors import LimitError, PoisonedError, VersionConflictError
+from holdfast.core.errors import LimitError, VersionConflictError
 from holdfast.core.journal import StepFailed, StepStarted, StepSucceeded, read_payload
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.machine import Machine
@@ -52,7 +50,6 @@ from holdfast.runtime.runs.runs import Runs
 from holdfast.runtime.runs.view import KIND, VERSION_MISMATCH, Views
 
 LISTED_MAX: Final = 10_000
-LOOK: Final = 1.0
 _RESTING: Final = ("no_code", VERSION_MISMATCH, "diverged", "uncertain_effect")
 
 
@@ -471,8 +468,6 @@ class Pipeline:
     async def _settled(self, run_id: str, *, force: bool = False) -> dict[str, Any]:
         """Wait until a run ended or rests, and return its result."""
         while True:
-            if self._store.poisoned is not None:
-                raise PoisonedError(reason=self._store.poisoned)
             waiter = self._store.wakes.register(stream_of(run_id))
             try:
                 info = await self._runs.get(run_id)
@@ -488,9 +483,8 @@ class Pipeline:
                         state=info.status.value,
                         reason=changed or info.why or ", ".join(info.waits),
                     )
-                # A store that is poisoned wakes nobody, so look now and then.
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(waiter, LOOK)
+                self._store.check_writable()
+                await waiter
             finally:
                 self._store.wakes.forget(stream_of(run_id), waiter)
 

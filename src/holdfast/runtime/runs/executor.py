@@ -420,7 +420,6 @@ class Executor(Service):
     async def end(self) -> None:
         """Execute nothing any more; what cannot be let go is left to the next recovery."""
         await self.stop()
-        self._views.early = True
         self._refused = True
         for execution in list(self.live.values()):
             execution.draining = execution.held = True
@@ -431,6 +430,5 @@ class Executor(Service):
         overs = [one.over for one in self.live.values()]
         if overs:
             await asyncio.wait(overs)
-        for futures in self._waiters.values():
-            for future in futures:
-                future.cancel()
+        for run_id in list(self._waiters):
+            self.tell_who_waits(run_id)

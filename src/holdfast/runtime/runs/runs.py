@@ -213,13 +213,19 @@ class Runs:
         )
 
     async def ended(self, run_id: str) -> RunInfo:
-        """Wait until a run ended, however, and return it."""
+        """
+        Wait until a run ended, however, and return it.
+
+        Raises:
+            PoisonedError, ClosedError: it cannot be seen here any more how it ends.
+        """
         while True:
             waiter = self._store.wakes.register(stream_of(run_id))
             try:
                 info = await self.get(run_id)
                 if info.is_terminal:
                     return info
+                self._store.check_writable()
                 # One that is executed here says so itself; every step of it would wake this.
                 await (self._executor.moved(run_id) or waiter)
             finally:
@@ -232,6 +238,7 @@ class Runs:
         Raises:
             RunFailedError: it failed.
             RunCancelledError: it was cancelled.
+            PoisonedError, ClosedError: it cannot be seen here any more how it ends.
         """
         info = await self.ended(run_id)
         if info.status is Status.FAILED:
