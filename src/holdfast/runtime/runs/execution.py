@@ -137,7 +137,7 @@ class Execution:
         """Append what was submitted and did not go along with anything yet."""
         if self._submitted and not self.discarded and not self.parked:
             try:
-                await self.store.commit(self._unit(()))
+                await self.views.commit(self._unit(()))
             except (FenceError, StreamClosedError):
                 self.discard()
             except HoldfastError:
@@ -162,7 +162,7 @@ class Execution:
             unit = self._unit(events, writes)
             if expects:
                 unit = Unit(unit.writes, (*unit.expects, *expects))
-            await self.store.commit(unit)
+            await self.views.commit(unit)
         except (FenceError, StreamClosedError):
             self._lose()
         except StoreError as error:

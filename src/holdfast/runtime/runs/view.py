@@ -105,7 +105,6 @@ class Views:
 
     Attributes:
         functions: what can be run here.
-        early: the runtime is on its way out, and only owners may still change something.
         on_queued, on_arrival: called with the id of a run to which something happened here.
         on_wait: called when a run began to wait here, perhaps for a timer.
     """
@@ -117,14 +116,13 @@ class Views:
         self.redaction = redaction
         self.clock: Clock = store.world.clock
         self.blobs = Blobs(store)
-        self.early = False
         self.on_queued: Callable[[str], None] = lambda _: None
         self.on_wait: Callable[[], None] = lambda: None
         self.on_arrival: Callable[[str], None] = lambda _: None
 
     def commit(self, unit: Unit) -> Coroutine[None, None, Committed]:
         """Commit a unit of an owner, which passes also while the runtime is on its way out."""
-        return self.store.commit_early(unit) if self.early else self.store.commit(unit)
+        return self.store.commit_early(unit)
 
     def wall(self) -> float:
         """Return the wall time."""
