@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from holdfast.core.errors import VersionConflictError
 from holdfast.core.journal import Cancelling, Pausing, Resumed
-from holdfast.core.refusal import RunStateError
+from holdfast.core.refusal import RunNotFoundError, RunStateError
 from holdfast.core.run import RunView, Said, Status, check_change, fold
 from holdfast.core.unit import Append, AtVersion, CloseStream, Expectation, Unit, Write
 from holdfast.runtime.runs.ending import ending_of
@@ -68,6 +68,7 @@ class Control:
         ending: Said = ("run.cancelled", said)
         if not await self._change(run_id, view, version, ending, closing, share.expects):
             return False
+        self._store.world.failpoints.reach("run.ended")
         self._executor.drop(run_id)
         if share.parent is not None:
             self._views.tell(*share.parent)
@@ -101,7 +102,7 @@ class Control:
     async def _cancel_orphan(self, run_id: str) -> None:
         try:
             await self.cancel(run_id, reason="its parent was cancelled")
-        except RunStateError:
+        except (RunNotFoundError, RunStateError):
             return
 
     async def pause(self, run_id: str, *, reason: str = "", by: str = "") -> RunView:

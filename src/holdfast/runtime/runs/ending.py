@@ -1,18 +1,27 @@
 """
 What belongs to the unit that ends a run: its questions are closed, its parent learns of it.
 
-Invariant: from the terminal event on nothing of the run changes: the journal is closed, no
-question of it is open, and its parent has what it waits for, all in one unit.
+The children of a run that is cancelled are cancelled after it, since they are runs of their own
+with owners of their own. That this is to be done is left durably by the unit that ends the
+parent; whoever looks next does it, and drops the note when every child was asked.
+
+Invariants: from the terminal event on nothing of the run changes: the journal is closed, no
+question of it is open, and its parent has what it waits for, all in one unit; no child outlives
+a cancelled parent because somebody died in between.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from holdfast.core import codec
 from holdfast.core.journal import NOTHING, ChildEnded, Failed, Pausing, Succeeded
 from holdfast.core.run import RunView, Said, arrive, fold
-from holdfast.core.unit import Append, AtVersion, Expectation, Write
+from holdfast.core.unit import Append, AtVersion, Expectation, PutRecord, RecordRow, Write
 from holdfast.runtime.runs.journal import read_journal, stream_of
 from holdfast.runtime.runs.question import closings
 from holdfast.runtime.runs.view import KIND, Views, events_of, projected
+
+ORPHANS_KIND: Final = "holdfast.run.orphans"
+"""Kind of the note that the children of a cancelled run are to be cancelled."""
 
 
 class Ending(NamedTuple):
@@ -33,6 +42,8 @@ async def ending_of(views: Views, run_id: str, view: RunView, ending: Said) -> E
     """Return what else is written when a run ends like this."""
     writes, questions = await closings(views, run_id)
     expects: tuple[Expectation, ...] = questions
+    if ending[0] == "run.cancelled":
+        writes = (*writes, PutRecord(ORPHANS_KIND, (run_id,), codec.encode(None)))
     if not view.parent:
         return Ending(writes, expects, None)
     found = await views.find(view.parent)
@@ -66,3 +77,9 @@ async def open_children(views: Views, run_id: str) -> list[str]:
     journal = await read_journal(views.store, run_id)
     ids = [child.id for child in journal.children.values()]
     return [id for id in ids if id not in journal.ended]
+
+
+async def orphans_note(views: Views, run_id: str) -> RecordRow | None:
+    """Return the note that the children of a run are to be cancelled, if there is one."""
+    row = await views.store.read(lambda reader: reader.record(ORPHANS_KIND, (run_id,)))
+    return None if row is None or row.value is None else row

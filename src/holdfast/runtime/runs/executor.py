@@ -34,7 +34,7 @@ from holdfast.core.run import RunView, Status, fold
 from holdfast.core.unit import Append, AtVersion, RecordRow, Unit
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.runs.conduct import conduct
-from holdfast.runtime.runs.ending import Ending, open_children
+from holdfast.runtime.runs.ending import ORPHANS_KIND, Ending, open_children, orphans_note
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.question import Questions
@@ -77,6 +77,7 @@ class Look(NamedTuple):
     queued: list[RecordRow]
     timers: list[RecordRow]
     versions: dict[str, int]
+    orphaned: list[str]
 
 
 class Executor(Service):
@@ -122,6 +123,7 @@ class Executor(Service):
         await self._take(look)
         await self._take_coded()
         await self._look_after(look.versions)
+        await self._cancel_orphans(look.orphaned)
 
     def _look(self, reader: Reads) -> Look:
         """Read what is queued, the timers that come first, and how the runs here are."""
@@ -136,7 +138,8 @@ class Executor(Service):
         for run_id in list(self.live):
             found = reader.record(KIND, (run_id,))
             versions[run_id] = 0 if found is None else found.version
-        return Look(queued, timers, versions)
+        notes = reader.records(ORPHANS_KIND, b"", prefix_end(b""), PAGE, None)
+        return Look(queued, timers, versions, [note.key[0] for note in notes])
 
     def _active(self) -> int:
         return sum(not one.parked for one in self.live.values())
@@ -361,9 +364,20 @@ class Executor(Service):
             await self.cancel_children(execution.run_id)
 
     async def cancel_children(self, run_id: str) -> None:
-        """Cancel what a cancelled run had started."""
-        for child in await open_children(self._views, run_id):
-            await self.on_orphan(child)
+        """Cancel what a cancelled run had started; a second time does nothing."""
+        note = await orphans_note(self._views, run_id)
+        if note is not None:
+            for child in await open_children(self._views, run_id):
+                await self.on_orphan(child)
+            await self._views.forget(note)
+
+    async def _cancel_orphans(self, run_ids: Sequence[str]) -> None:
+        """Do what somebody who cancelled a run did not come to."""
+        for run_id in run_ids:
+            try:
+                await self.cancel_children(run_id)
+            except HoldfastError as error:
+                log.warning("event=children_not_cancelled run=%s code=%s", run_id, error.code)
 
     # Waiting for an end.
 
