@@ -31,7 +31,7 @@ KILLS = [
     ("commit.written", 2),
     ("rescue.taken", 1),
     ("commit.committed", 3),
-    ("rescue.entry", 2),
+    ("rescue.entry", 1),
     ("commit.written", 3),
     ("commit.written", 4),
     ("commit.written", 5),

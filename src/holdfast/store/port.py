@@ -181,6 +181,10 @@ class Reads(Protocol):
         """Return a record; one without value was deleted."""
         ...
 
+    def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
+        """Return the record of each key; one without value was deleted."""
+        ...
+
     def records(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
     ) -> list[RecordRow]:

@@ -7,7 +7,7 @@ been checked against its digest; an event also against the event before it.
 Invariant: a page of events continues the chain exactly from the event the reader names.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from holdfast.core.errors import DamagedError, TooOldError
@@ -133,11 +133,14 @@ class Reader:
 
     def record(self, kind: str, key: Key) -> RecordRow | None:
         """Return a record; one without value was deleted."""
-        for row in self.fetch("load_records", ids=[rows.record_id(kind, key)]):
-            record = rows.read_record(row)
-            if (record.kind, record.key) == (kind, key):
-                return record
-        return None
+        return self.records_at(kind, [key])[0]
+
+    def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
+        """Return the record of each key; one without value was deleted."""
+        found = self.fetch("load_records", ids=[rows.record_id(kind, key) for key in keys])
+        read = [rows.read_record(row) for row in found]
+        by_key = {record.key: record for record in read if record.kind == kind}
+        return [by_key.get(key) for key in keys]
 
     def records(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None

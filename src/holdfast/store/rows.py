@@ -108,21 +108,12 @@ def read_record(row: Row) -> RecordRow:
     """
     kind, key, version, tag, value, written_at, format_, seal = row
     try:
-        record = RecordRow(
-            kind,
-            decode_key(_blob(key)),
-            version,
-            tag,
-            None if value is None else _blob(value),
-            written_at,
-            format_,
-        )
-        intact = record.seal() == seal
+        # What was written, types included; the same fields as `RecordRow.seal` takes.
+        if codec.digest(kind, key, version, tag, value, written_at, format_) == seal:
+            return RecordRow(kind, decode_key(key), version, tag, value, written_at, format_)
     except (TypeError, ValueError) as error:
-        raise _damaged(f"record {kind}", _shown(key)) from error
-    if not intact:
-        raise _damaged(f"record {kind}", repr(record.key))
-    return record
+        raise _damaged(f"record {kind}", _shown_key(key)) from error
+    raise _damaged(f"record {kind}", _shown_key(key))
 
 
 def list_record(row: Row) -> ListedRecord:
@@ -312,6 +303,13 @@ def _blob(value: object) -> bytes:
 
 def _shown(name: object) -> str:
     return bytes(name).decode(errors="replace") if isinstance(name, bytes) else repr(name)
+
+
+def _shown_key(key: object) -> str:
+    try:
+        return repr(decode_key(_blob(key)))
+    except (TypeError, ValueError):
+        return _shown(key)
 
 
 def _shown_hex(content: object) -> str:

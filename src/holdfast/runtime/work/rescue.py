@@ -7,8 +7,8 @@ Rescue: what becomes of the work of runtimes that died.
        | yes
     take its lease           the dead one's token is refused from now on; of many exactly one
        |
-    per entry: verdict       a unit each, fenced by the lease that was taken
-       |
+    entries: verdicts        some in a unit, fenced by the lease that was taken; where somebody
+       |                     else changed one meanwhile, each in a unit of its own
     forget the runtime       presence, log and lease, and what came of it, in one unit
 
 A rescue that is killed leaves the presence record, so the next one goes on: what has its
@@ -26,6 +26,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -81,6 +82,7 @@ from holdfast.store.store import Store
 RESCUES: Final = "holdfast/rescues"
 RESCUES_KEPT: Final = 1_000
 PAGE: Final = 500
+TOGETHER: Final = 100
 NAMED_MAX: Final = 1_000
 _EVERYBODY: Final = 10_000
 _NEVER: Final = -1
@@ -262,14 +264,9 @@ class Rescue:
                 rescued.damaged.append(f"{damage.what} {damage.name}: {damage.reason}")
             for start in range(0, len(left), PAGE):
                 chunk = left[start : start + PAGE]
-                stops = await self._store.read(partial(_stops, chunk))
-                states = await asyncio.gather(
-                    *(
-                        self._settle(one, dead, fence, stop)
-                        for one, stop in zip(chunk, stops, strict=True)
-                    )
-                )
-                _note(rescued, zip(chunk, states, strict=True))
+                parts = (chunk[at : at + TOGETHER] for at in range(0, len(chunk), TOGETHER))
+                states = await asyncio.gather(*(self._settle(part, dead, fence) for part in parts))
+                _note(rescued, zip(chunk, chain.from_iterable(states), strict=True))
                 progress(len(chunk))
             rescued.runtimes.append(dead.present.epoch)
             rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
@@ -295,26 +292,29 @@ class Rescue:
         return Fence(row.key, row.generation, row.incarnation)
 
     async def _settle(
-        self, left: Left, dead: Dead, fence: Fence, stop: RecordRow | None
-    ) -> EntryState | None:
-        """Give one entry its verdict; None if somebody else did just now."""
-        if left.row.state is not EntryState.RUNNING:
-            return left.row.state
-        seen = Sign(dead.present.seen, dead.present.domain, dead.present.seconds)
+        self, some: Sequence[Left], dead: Dead, fence: Fence
+    ) -> list[EntryState | None]:
+        """Give entries their verdicts in one unit; None for one that somebody else settled now."""
         while True:
-            state = verdict(left.row, seen, sign_of(self._store), stop=stop is not None)
-            row = left.row.changed(state)
-            unit = _verdict_unit(left, row, stop, fence)
+            stops = await self._store.read(partial(_stops, some))
+            seen = Sign(dead.present.seen, dead.present.domain, dead.present.seconds)
+            now = sign_of(self._store)
+            states = [_verdict(*one, seen, now) for one in zip(some, stops, strict=True)]
+            unit = _verdicts(zip(some, states, stops, strict=True), fence)
+            if not unit.writes:
+                return [*states]
             try:
                 await self._store.commit_early(unit)
             except VersionConflictError as conflict:
+                if len(some) > 1:
+                    # Whoever is in the way of one does not hold up the others.
+                    alone = [await self._settle([one], dead, fence) for one in some]
+                    return [*chain.from_iterable(alone)]
                 if conflict.kind == KIND:
-                    return None
-                # Somebody asked for a stop just now.
-                stop = (await self._store.read(partial(_stops, [left])))[0]
-                continue
+                    return [None]
+                continue  # Somebody asked for a stop just now.
             self._store.world.failpoints.reach("rescue.entry")
-            return state
+            return [*states]
 
     async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
         """Forget the runtime, and say what came of it; the last unit of a rescue."""
@@ -448,35 +448,52 @@ def _everybody(reader: Reads) -> tuple[list[_Present], list[DamagedError]]:
     return found, []
 
 
-def _stops(chunk: Sequence[Left], reader: Reads) -> list[RecordRow | None]:
-    """Read who asked for these entries to be stopped, in one go."""
-    return [_stop(left, reader) for left in chunk]
-
-
-def _stop(left: Left, reader: Reads) -> RecordRow | None:
-    """Read who asked for an entry to be stopped; what cannot be read counts as asked."""
+def _stops(some: Sequence[Left], reader: Reads) -> list[RecordRow | None]:
+    """Read who asked for these entries to be stopped; what cannot be read counts as asked."""
     try:
-        found = reader.record(STOP_KIND, left.key)
+        rows = reader.records_at(STOP_KIND, [left.key for left in some])
     except DamagedError:
-        return RecordRow(STOP_KIND, left.key, _NEVER, None, b"", 0.0)
-    if found is None or found.value is None:
+        if len(some) > 1:
+            return [stop for left in some for stop in _stops([left], reader)]
+        return [RecordRow(STOP_KIND, some[0].key, _NEVER, None, b"", 0.0)]
+    return [_stop(left, row) for left, row in zip(some, rows, strict=True)]
+
+
+def _stop(left: Left, row: RecordRow | None) -> RecordRow | None:
+    """Return a stop if it is meant for this generation of the entry."""
+    if row is None or row.value is None:
         return None
-    asked = codec.decode(found.value, STOP_KIND)
-    return found if asked["generation"] == left.row.generation else None
+    asked = codec.decode(row.value, STOP_KIND)
+    return row if asked["generation"] == left.row.generation else None
 
 
-def _verdict_unit(left: Left, row: EntryRow, stop: RecordRow | None, fence: Fence) -> Unit:
-    put = written(left.key, row)
-    expects: tuple[Expectation, ...] = (fence,)
-    if left.version is None:
-        mend = MendRecord(put.kind, put.key, put.value, put.tag)
-        return Unit((mend, DeleteRecord(STOP_KIND, left.key)), expects)
-    version = 0 if stop is None else stop.version
-    expects = (*expects, AtVersion(KIND, left.key, left.version))
-    if version != _NEVER:
-        expects = (*expects, AtVersion(STOP_KIND, left.key, version))
-        return Unit((put, DeleteRecord(STOP_KIND, left.key)), expects)
-    return Unit((put,), expects)
+def _verdict(left: Left, stop: RecordRow | None, seen: Sign, now: Sign) -> EntryState:
+    """Say what an entry is now; one that has its verdict keeps it."""
+    if left.row.state is not EntryState.RUNNING:
+        return left.row.state
+    return verdict(left.row, seen, now, stop=stop is not None)
+
+
+def _verdicts(settled: Iterable[tuple[Left, EntryState, RecordRow | None]], fence: Fence) -> Unit:
+    """Return the unit that writes verdicts, as far as they are new."""
+    writes: list[Write] = []
+    expects: list[Expectation] = [fence]
+    for left, state, stop in settled:
+        if left.row.state is not EntryState.RUNNING:
+            continue
+        put = written(left.key, left.row.changed(state))
+        if left.version is None:
+            mend = MendRecord(put.kind, put.key, put.value, put.tag)
+            writes += (mend, DeleteRecord(STOP_KIND, left.key))
+            continue
+        writes.append(put)
+        expects.append(AtVersion(KIND, left.key, left.version))
+        version = 0 if stop is None else stop.version
+        if version != _NEVER:
+            expects.append(AtVersion(STOP_KIND, left.key, version))
+        if version > 0:
+            writes.append(DeleteRecord(STOP_KIND, left.key))
+    return Unit(tuple(writes), tuple(expects))
 
 
 def _note(rescued: Rescued, settled: Iterable[tuple[Left, EntryState | None]]) -> None:
