@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import Retry, Run, Runtime, Status, Verdict
+from holdfast import Retry, Run, Runtime, Status, Step, Verdict
 from holdfast.core.errors import InvalidValueError
 from holdfast.core.refusal import AnswerConflictError, RunFailedError, RunStateError
 from tests.runtime.test_runs import journal, until
@@ -49,6 +49,21 @@ async def dies(run: Run, name: str, effect: Any) -> str:
 
     retry = Retry(attempts=5, backoff=0.001) if effect == "retry" else None
     return await run.step("die", die, effect="safe" if retry else effect, retry=retry)
+
+
+async def knows(run: Run, name: str) -> str:
+    """Die in an effect, be told by a resolver what became of it, rest, and go on."""
+
+    def told(_: Step) -> Verdict:
+        return Verdict("done", "told")
+
+    def die() -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return name
+
+    said = await run.step("die", die, effect="once", resolver=told)
+    await run.sleep(0.001)
+    return said
 
 
 FUNCTIONS = [writes, dies]
@@ -110,7 +125,7 @@ def test_a_plan_says_what_a_fork_would_do(store_url: str) -> None:
         count = len(await rt.runs.list())
 
         async def fates(**where: Any) -> list[str]:
-            return [one.fate for one in (await rt.runs.plan_fork("o", **where)).steps]
+            return [one.fate for one in (await rt.runs.fork("o", dry_run=True, **where)).steps]
 
         assert await fates() == ["reused", "reused", "reused"]
         assert await fates(at="draft#1") == ["repeated", "blocked", "repeated"]
@@ -182,9 +197,15 @@ def die(url: str, run_id: str, fuse: Path, effect: str) -> int:
 async def _main(url: str, run_id: str, fuse: str, effect: str) -> None:
     async with holdfast.open(url) as rt:
         rt.runs.register(dies, name="dies")
-        if not [info for info in await rt.runs.list() if info.id == run_id]:
-            await rt.runs.start(dies, fuse, effect, run_id=run_id)
+        rt.runs.register(knows, name="knows")
         run = rt.runs.handle(run_id)
+        if effect == "resolved":
+            await rt.runs.start(knows, fuse, run_id=run_id)
+        elif effect == "again":
+            await rt.runs.resolve(run_id, "die#1", Verdict("again"), by="ann")
+            await run.ended()
+        elif not [info for info in await rt.runs.list() if info.id == run_id]:
+            await rt.runs.start(dies, fuse, effect, run_id=run_id)
         async for event in run.follow():
             if event.type in ("run.waiting", "run.paused"):
                 return
@@ -216,6 +237,59 @@ def test_an_effect_that_may_have_happened_is_not_done_again(
             assert await rt.runs.result("r") == expected
 
     execute(kept_url, judge)
+
+
+def test_a_verdict_is_about_one_attempt(kept_url: str, tmp_path: Path) -> None:
+    """A2, C2. Sent again and interrupted again, it is as uncertain as it was before."""
+    fuse = tmp_path / "fuse"
+    fuse.write_text("2")
+    assert die(kept_url, "r", fuse, "once") == -signal.SIGKILL
+    assert die(kept_url, "r", fuse, "once") == 0
+    assert die(kept_url, "r", fuse, "again") == -signal.SIGKILL
+
+    async def judge(rt: Runtime) -> None:
+        rt.runs.register(dies, name="dies")
+        await until(rt, "r", "run.waiting", 2)
+        assert (await rt.runs.get("r")).waits == ["uncertain_effect:die#1"]
+        assert MADE == []
+
+    execute(kept_url, judge)
+
+
+def test_a_run_goes_on_behind_what_its_resolver_said(kept_url: str, tmp_path: Path) -> None:
+    """C1, C2. Said, rested and taken up again by one process: what was said is not new then."""
+    assert die(kept_url, "r", tmp_path / "fuse", "resolved") == -signal.SIGKILL
+
+    async def judge(rt: Runtime) -> None:
+        rt.runs.register(knows, name="knows")
+        async for event in rt.runs.history("r").follow():
+            assert event.type != "run.diverged"
+        assert await rt.runs.result("r") == "told"
+
+    execute(kept_url, judge)
+
+
+def test_what_was_said_of_a_blocked_step_is_kept(kept_url: str) -> None:
+    """A10, C2, C3. A fork whose repeated effect somebody resolved does not ask again."""
+
+    async def fork(rt: Runtime) -> None:
+        await finished(rt)
+        await rt.runs.fork("o", at="draft#1", new_id="f")
+        await until(rt, "f", "run.waiting")
+        await rt.runs.resolve("f", "post#1", Verdict("done", "told"), by="ann")
+        await until(rt, "f", "run.waiting", 2)
+
+    async def end(rt: Runtime) -> None:
+        await rt.runs.answer("f?1", "no")
+        asked: list[str] = []
+        async for event in rt.runs.history("f").follow():
+            assert event.type != "run.diverged", event.data
+            asked += event.data.get("waits", [])
+            assert asked.count("uncertain_effect:post#1") <= 1
+        assert await rt.runs.result("f") == "told: no"
+
+    execute(kept_url, fork)
+    execute(kept_url, end)
 
 
 @pytest.mark.parametrize("effect", ["safe", "idempotent", "retry"])

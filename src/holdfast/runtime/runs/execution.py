@@ -40,7 +40,6 @@ from holdfast.core.unit import (
     CloseStream,
     Committed,
     Expectation,
-    Fence,
     Unit,
     Write,
 )
@@ -107,11 +106,6 @@ class Execution:
     def version(self) -> int:
         """Version of the view as it is known here."""
         return self._version
-
-    @property
-    def fence(self) -> Fence:
-        """The token of the owner."""
-        return self._entry.fence
 
     def now(self) -> float:
         """Return the wall time, for people."""

@@ -114,6 +114,9 @@ class Journal:
                 trial = self.open.setdefault((said.name, said.n), Trial())
                 trial.spent += said.attempt - trial.attempts
                 trial.attempts, trial.effect, trial.interrupted = said.attempt, said.effect, True
+                trial.verdict = None  # It was about the attempt before this one.
+            case StepResolved():
+                self.open.setdefault((said.name, said.n), Trial()).verdict = said
             case Started():
                 self.started = said
             case Asked():
@@ -146,7 +149,9 @@ class Journal:
             case ChildEnded():
                 self.ended[said.id] = said
             case StepResolved():
-                self.open.setdefault((said.name, said.n), Trial()).verdict = said
+                # Nobody waits for it if the resolver of this execution said it.
+                if (trial := self.open.get((said.name, said.n))) is not None:
+                    trial.verdict = said
             case Cancelling():
                 self.cancelling = said
             case _:

@@ -36,7 +36,6 @@ from holdfast.core.journal import (
 )
 from holdfast.core.refusal import StepFailedError
 from holdfast.core.run import Retry, Verdict
-from holdfast.core.unit import Fence
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.function import failure_of, placed, result_form
 from holdfast.runtime.runs.journal import Trial
@@ -56,7 +55,8 @@ class Step:
         name: of the step.
         n: how often this name was asked for, from 1.
         attempt: how often it was begun, this time included.
-        token: shown with every write of this owner; a smaller generation is a stale owner's.
+        token: number of this owner of the run; it grows with each, so whoever is asked under two
+            of them refuses the smaller one, that of an owner that was overtaken.
     """
 
     __slots__ = ("_seed", "attempt", "n", "name", "run_id", "token")
@@ -67,7 +67,7 @@ class Step:
         self.name = name
         self.n = n
         self.attempt = attempt
-        self.token: Fence = execution.fence
+        self.token: int = execution.view.attempt
         self._seed = execution.view.seed
 
     @property
@@ -116,8 +116,9 @@ async def perform(execution: Execution, asked: Asked) -> Any:
     journal = execution.journal
     trial = journal.open.pop((asked.name, asked.n), None) or Trial()
     if not trial.attempts and journal.blocks(asked.name, asked.n):
-        trial = Trial(effect=Effect.ONCE, interrupted=True)
-    execution.check_course(f"step {asked.name}#{asked.n}")
+        trial.effect, trial.interrupted = Effect.ONCE, True
+    if trial.verdict is None:  # What was resolved is in the journal, and so is what came after.
+        execution.check_course(f"step {asked.name}#{asked.n}")
     return await _Performance(execution, asked, trial).run()
 
 
