@@ -11,8 +11,11 @@ from bench.append import LOADS, append
 from bench.follow import follow, read
 from bench.loop import stall
 from bench.measure import Result
+from bench.peer import PeerMissingError
 from bench.place import STORES, Place, Plan, place
 from bench.report import gains, show, write
+from bench.runs import LOADS as RUN_LOADS
+from bench.runs import inflight, recovery, replay, steps
 from bench.size import growth, import_time, memory
 from bench.state import boot, edit, flush
 
@@ -26,20 +29,47 @@ ROWS: dict[str, Row] = {
     "flush": flush,
     "edit": edit,
     "boot": boot,
+    **{load.name: partial(steps, load=load) for load in RUN_LOADS},
+    "replay": replay,
+    "recovery": recovery,
+    "inflight": inflight,
     "growth": growth,
     "memory": memory,
     "import": import_time,
 }
 
 
-def measure(folder: Path, rows: list[str], stores: tuple[str, ...], plan: Plan) -> list[Result]:
-    """Measure rows on stores, in a folder below `folder` that is removed afterwards."""
+def measure(
+    folder: Path,
+    rows: list[str],
+    stores: tuple[str, ...],
+    plan: Plan,
+    missing: list[str] | None = None,
+) -> list[Result]:
+    """
+    Measure rows on stores, in a folder below `folder` that is removed afterwards.
+
+    Args:
+        folder: on a real disk.
+        rows: their names.
+        stores: on which stores.
+        plan: how long and how often.
+        missing: takes in what was not measured, since a peer is not there.
+
+    Raises:
+        PeerMissingError: a peer is not there, and `missing` is not given.
+    """
     results: list[Result] = []
     with place(folder, stores, plan) as here:
         for name in rows:
             for store in ("-",) if name == "import" else stores:
                 print(f"   {name} {store}", file=sys.stderr, flush=True)
-                results += asyncio.run(_row(ROWS[name], here, store))
+                try:
+                    results += asyncio.run(_row(ROWS[name], here, store))
+                except PeerMissingError as error:
+                    if missing is None:
+                        raise
+                    missing.append(f"{name} {store}: {error}")
     return [*results, *gains(results)]
 
 
@@ -66,9 +96,12 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("build/bench.json"))
     given = parser.parse_args()
     plan = Plan(seconds=given.seconds, rounds=given.rounds, events=given.events)
-    results = measure(given.folder, given.only, tuple(given.store or STORES), plan)
+    missing: list[str] = []
+    results = measure(given.folder, given.only, tuple(given.store or STORES), plan, missing)
     write(given.report, results)
     show(results)
+    if missing:
+        sys.exit("\n".join(f"NOT MEASURED  {what}" for what in missing))
 
 
 if __name__ == "__main__":

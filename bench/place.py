@@ -30,6 +30,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         sessions: dirty sessions in `flush`.
         kept: sessions in the store that `boot` opens.
         entries: work in flight there.
+        runs, steps: runs side by side, and steps of each, in the rows beside DBOS; at most.
+        replayed: steps of the run that `replay` reads back.
+        repeats: how often it does; making the peer's takes long.
+        inflight: runs in a step when `inflight` comes back.
     """
 
     seconds: float = 0.5
@@ -38,6 +42,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     sessions: int = 10_000
     kept: int = 100_000
     entries: int = 10_000
+    runs: int = 100
+    steps: int = 500
+    replayed: int = 10_000
+    repeats: int = 1
+    inflight: int = 10_000
 
 
 class Place:
@@ -55,6 +64,10 @@ class Place:
         if store == "sqlite":
             return f"sqlite:///{(self.folder / name).absolute()}.db"
         return f"{self._running().url}&schema={name}"
+
+    def server_url(self) -> str:
+        """Return the address of the server, for who keeps a schema of its own there."""
+        return self._running().url
 
     def bare(self, store: str) -> Bare:
         """Return the bare database of a store."""

@@ -41,6 +41,10 @@ def _value(result: Result) -> float:
     return result.value
 
 
+def _cpu(result: Result) -> float:
+    return result.cpu_us or 0.0
+
+
 BARS = (
     Bar("one caller ≥ 0.7 x bare", "append_1", "bare", "sqlite", _ratio, lambda r: r >= 0.7),
     Bar(
@@ -80,6 +84,11 @@ BARS = (
     Bar("flush of 10,000 sessions < 1 s", "flush", "", "", _value, lambda ms: ms < 1_000),
     Bar("the loop stands ≤ 10 ms meanwhile", "flush_stall", "", "", _value, lambda ms: ms <= 10),
     Bar("boot with 100,000 sessions < 2 s", "boot", "", "", _value, lambda ms: ms < 2_000),
+    Bar("100 runs ≥ 20 x DBOS", "steps_100", "dbos", "sqlite", _ratio, lambda r: r >= 20),
+    Bar("100 runs ≥ 10 x DBOS", "steps_100", "dbos", "postgresql", _ratio, lambda r: r >= 10),
+    Bar("CPU per step ≤ 150 µs", "steps_100", "dbos", "", _cpu, lambda us: us <= 150),
+    Bar("replay ≥ 100,000 steps/s", "replay", "dbos", "", _value, lambda rate: rate >= 100_000),
+    Bar("boot with 10,000 runs < 2 s", "inflight", "", "", _value, lambda ms: ms < 2_000),
     Bar("import < 100 ms", "import", "", "", _value, lambda ms: ms < 100),
     Bar("idle runtime < 40 MB", "memory", "", "sqlite", _value, lambda mb: mb < 40),
 )

@@ -5,6 +5,7 @@ Nothing here is about speed: a machine under load is slow, and no test may fail 
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +14,45 @@ import pytest
 from bench.__main__ import ROWS, main, measure
 from bench.append import data_of
 from bench.measure import Result
+from bench.pair import OURS, Side, home
+from bench.peer import REQUIREMENT, PeerMissingError, python_of_peer
 from bench.place import STORES, Place, Plan, place
 from bench.report import BARS, gains, judge
+from bench.runs import LOADS as RUN_LOADS
 
 from holdfast import Event
 
-SHORT = Plan(seconds=0.02, rounds=1, events=2_000, sessions=50, kept=60, entries=7)
-MANY = {"append_10000", "append_10k_1000"}
+SHORT = Plan(
+    seconds=0.02,
+    rounds=1,
+    events=2_000,
+    sessions=50,
+    kept=60,
+    entries=7,
+    runs=3,
+    steps=2,
+    replayed=7,
+    inflight=7,
+)
+MANY = {"append_10000", "append_10k_1000", "steps_100", "runs_100"}
+BESIDE_PEER = {*(load.name for load in RUN_LOADS), "replay", "recovery"}
+
+
+def need_peer() -> None:
+    """Install the peer, once; without a registry skip aloud at home and fail in CI."""
+    try:
+        python_of_peer()
+    except PeerMissingError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row not in MANY])
 def test_a_row_reports_ours_beside_the_bare_driver(row: str, postgres_folder: Path) -> None:
     stores = ("-",) if row == "import" else STORES
+    if row in BESIDE_PEER:
+        need_peer()
     postgres_folder.chmod(0o755)  # The server's account has to pass through.
     results = measure(postgres_folder, [row], STORES, SHORT)
     assert {result.store for result in results} == set(stores)
@@ -88,6 +116,54 @@ def test_the_command_writes_a_report_for_programs(tmp_path: Path) -> None:
     assert "one caller" in done.stdout
     needed = {"name", "store", "value", "unit", "against", "against_value", "ratio", "fsync_per_s"}
     assert all(needed <= set(line) for line in json.loads(report.read_text()))
+
+
+def test_rows_of_runs_name_each_form_of_the_peer_and_the_cpu_of_both(tmp_path: Path) -> None:
+    need_peer()
+    shown = {one.against: one for one in measure(tmp_path, ["steps_1"], ("sqlite",), SHORT)}
+    assert set(shown) == {"dbos", "dbos_async", "dbos_wal"}
+    assert all(one.cpu_us and one.against_cpu_us for one in shown.values())
+
+
+def test_a_side_that_ends_says_why(tmp_path: Path) -> None:
+    with (
+        place(tmp_path, ("sqlite",), SHORT) as here,
+        Side(home(here, "sqlite", OURS), tmp_path / "log") as side,
+    ):
+        assert side.rate(runs=2, steps=3).count == 6
+        with pytest.raises(RuntimeError, match="KeyError: 'no such job'"):
+            side.ask("no such job")
+    (tmp_path / "log").unlink()
+
+
+def test_a_peer_that_cannot_be_installed_is_named_with_the_line_that_does_it(
+    tmp_path: Path,
+) -> None:
+    def offline(python: Path) -> None:
+        assert python.exists()
+        raise subprocess.CalledProcessError(1, "pip")
+
+    for _ in range(2):  # The second time it is not taken for installed.
+        with pytest.raises(PeerMissingError, match=f"bin/python -m pip install {REQUIREMENT}"):
+            python_of_peer(tmp_path, offline)
+    home_of_peer = next(tmp_path.glob("dbos-*"))
+    assert python_of_peer(tmp_path, lambda _: None) == home_of_peer / "bin" / "python"
+    assert python_of_peer(tmp_path, offline) == home_of_peer / "bin" / "python"
+
+
+def test_rows_without_their_peer_are_said_aloud_and_the_others_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> Path:
+        raise PeerMissingError("dbos is not installed")
+
+    monkeypatch.setattr("bench.pair.python_of_peer", missing)
+    arguments = ["--only", "steps_1,import", "--store", "sqlite", "--folder", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments, "--report", str(tmp_path / "report")])
+    with pytest.raises(SystemExit, match="NOT MEASURED  steps_1 sqlite: dbos is not installed"):
+        main()
+    assert "python -c pass" in capsys.readouterr().out
+    assert {line["name"] for line in json.loads((tmp_path / "report").read_text())} == {"import"}
 
 
 def test_a_row_that_is_not_there_is_named(
