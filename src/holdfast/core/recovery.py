@@ -98,6 +98,10 @@ class Plan(msgspec.Struct, frozen=True):
         """Return the steps of one part."""
         return tuple(step for step in self.steps if step.part == part)
 
+    def clean(self, reconciling: frozenset[str]) -> bool:
+        """Return whether everybody had said goodbye: no step of the parts named here."""
+        return not any(step.part in reconciling for step in self.steps)
+
 
 class Report(msgspec.Struct, frozen=True):
     """
@@ -126,8 +130,7 @@ class Report(msgspec.Struct, frozen=True):
             reconciling: names of the parts that take over the work of dead runtimes; a step of
                 one of them means that somebody did not say goodbye.
         """
-        clean = not any(step.part in reconciling for step in plan.steps)
-        return Report(clean, plan, sections)
+        return Report(plan.clean(reconciling), plan, sections)
 
 
 def plain(report: Report) -> dict[str, Any]:

@@ -6,10 +6,13 @@ steps), then does it. What it does is committed in units each of which may be th
 before a crash, so that a boot that was killed is simply begun again.
 
     opening, migrating   the driver guards, connects and migrates
-    verifying            the members enter; damage known is looked at; every part plans
+    verifying            damage known is looked at; every part plans
     restoring            parts that bring back indexes and state
-    reconciling          parts that take over the work of runtimes that died
+    reconciling          the members enter; parts take over the work of runtimes that died
     ready                the report is durable, and state may be changed
+
+Entering is a unit, and so is the report. Where nobody died there is nothing between the two, and
+they are one: a start costs one commit.
 
 Invariants: until `ready` every commit of a user is refused, and no unit of a user is queued;
 the report is durable before that; a boot that fails or runs out of time leaves what it did,
@@ -26,14 +29,15 @@ from holdfast.core.clock import Clock
 from holdfast.core.errors import (
     HoldfastError,
 )
-from holdfast.core.event import Event
+from holdfast.core.event import Event, Head
 from holdfast.core.recovery import Phase, Plan, Report, Step, plain
 from holdfast.core.refusal import (
     BootBudgetError,
 )
-from holdfast.core.unit import Append, TrimStream, Unit, Write
+from holdfast.core.unit import Append, Committed, TrimStream, Unit, Write, together
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.health import Life, reason_of
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 REPORTS: Final = "holdfast/recovery"
@@ -75,8 +79,12 @@ class Part(Protocol):
 class Member(Protocol):
     """Who says when this runtime enters the store, before the parts plan, and leaves it."""
 
-    async def enter(self) -> None:
-        """Say that this runtime lives."""
+    def entering(self) -> Unit:
+        """Return what says that this runtime lives; it may be committed with more."""
+        ...
+
+    def entered(self, committed: Committed) -> None:
+        """Take note that it is committed."""
         ...
 
     async def leave(self) -> None:
@@ -127,7 +135,7 @@ class Boot:
                     budget=budget, phase=refusal.phase, done=refusal.done, total=refusal.total
                 ) from None
         except Exception as error:
-            if self._entered:
+            if self._life.phase in (Phase.VERIFYING, Phase.RESTORING, Phase.RECONCILING):
                 await self._write_failure(error)
             self._life.fail(error)
             raise
@@ -137,22 +145,45 @@ class Boot:
         await self._store.open(self._migrating)
         self._migrating()
         self._life.move(Phase.VERIFYING)
-        writable = not self._store.options.read_only
-        if writable:
-            await self._damages.recall()
-            for member in self.members:
-                await member.enter()
-                self._entered.append(member)
-        plan = await self.plan() if writable else Plan()
-        sections: dict[str, dict[str, Any]] = {}
-        for phase in (Phase.RESTORING, Phase.RECONCILING):
-            self._life.move(phase)
-            for part in self.parts:
-                if writable and part.phase is phase:
-                    sections[part.name] = await self._execute(part, plan)
-        if writable:
-            await self._write_report(Report.of(plan, sections, self._reconciling()), begun)
+        if self._store.options.read_only:
+            self._life.move(Phase.RESTORING)
+            self._life.move(Phase.RECONCILING)
+        else:
+            await self._recover(begun)
         self._life.move(Phase.READY)
+
+    async def _recover(self, begun: float) -> None:
+        head = await self._store.read(self._recall)
+        plan = await self.plan()
+        sections = await self._restore(Phase.RESTORING, plan)
+        if not plan.clean(self._reconciling()):
+            await self._enter()
+        sections |= await self._restore(Phase.RECONCILING, plan)
+        report = Report.of(plan, sections, self._reconciling())
+        unit = self._reporting(report, head, begun)
+        if self._entered:
+            await self._store.commit_early(unit)
+        else:
+            await self._enter(unit)
+        self.report = report
+
+    def _recall(self, reader: Reads) -> Head | None:
+        self._damages.recall(reader)
+        return reader.head(REPORTS)
+
+    async def _enter(self, *unit: Unit) -> None:
+        """Let the members enter; with a unit, in one with it."""
+        entering = [member.entering() for member in self.members]
+        committed = await self._store.commit_early(together(*entering, *unit))
+        for member in self.members:
+            member.entered(committed)
+            self._entered.append(member)
+
+    async def _restore(self, phase: Phase, plan: Plan) -> dict[str, dict[str, Any]]:
+        """Execute the parts of a phase; return their sections of the report."""
+        self._life.move(phase)
+        parts = [part for part in self.parts if part.phase is phase]
+        return {part.name: await self._execute(part, plan) for part in parts}
 
     def _migrating(self) -> None:
         # Called by the driver, perhaps again when a full disk makes it try twice.
@@ -177,15 +208,13 @@ class Boot:
     def _reconciling(self) -> frozenset[str]:
         return frozenset(part.name for part in self.parts if part.phase is Phase.RECONCILING)
 
-    async def _write_report(self, report: Report, begun: float) -> None:
+    def _reporting(self, report: Report, head: Head | None, begun: float) -> Unit:
         meta = {**self._meta(), "seconds": self._clock.monotonic() - begun}
         event = Event.of("recovery.finished", plain(report), meta)
-        head = await self._store.read(lambda reader: reader.head(REPORTS))
         writes: tuple[Write, ...] = (Append(REPORTS, (event,)),)
         if head is not None and head.last_sequence + 1 - head.first_sequence >= REPORTS_KEPT:
             writes = (*writes, TrimStream(REPORTS, head.last_sequence + 2 - REPORTS_KEPT))
-        await self._store.commit_early(Unit(writes))
-        self.report = report
+        return Unit(writes)
 
     def _meta(self) -> dict[str, object]:
         """Return what tells one start from another; no part of what was found."""

@@ -11,6 +11,7 @@ from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
 from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.unit import PutRecord, Unit
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
@@ -33,11 +34,9 @@ class Damages:
         self._noted: set[tuple[str, str]] = set()
         self.count = 0
 
-    async def recall(self) -> None:
+    def recall(self, reader: Reads) -> None:
         """Count what was found damaged before this opening."""
-        known = await self._store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        )
+        known = reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
         self._noted |= {(record.key[0], record.key[1]) for record in known}
         self.count = len(self._noted)
 

@@ -139,9 +139,11 @@ class Presence:
         The token of this runtime's lease; changes when it had to enter anew.
 
         Raises:
-            ClosedError: it did not enter, or left.
+            NotReadyError: it did not enter yet, or is on its way out.
+            ClosedError: it left.
         """
         if not self._generation:
+            self._store.check_admitted()
             raise ClosedError(store=self._store.driver.location)
         incarnation = self._opened_incarnation()
         return Fence(lease_of(incarnation.hex()), self._generation, incarnation)
@@ -167,9 +169,11 @@ class Presence:
         return Unit((PutRecord(KIND, key, codec.encode(value)), grant), expects)
 
     def entered(self, committed: Committed) -> None:
-        """Take note that this runtime entered."""
+        """Take note that this runtime entered; begins the heartbeat."""
         self._generation = committed.leases[0].generation
         self._times_entered += 1
+        if self._times_entered == 1:
+            self._heartbeat.start()
         self._store.world.failpoints.reach("presence.entered")
 
     def leaving(self, *also: Write) -> Unit:
@@ -181,11 +185,6 @@ class Presence:
     def left(self) -> None:
         """Take note that this runtime said goodbye."""
         self._generation = 0
-
-    async def enter(self) -> None:
-        """Enter, and begin the heartbeat."""
-        self.entered(await self._store.commit_early(self.entering()))
-        self._heartbeat.start()
 
     async def leave(self) -> None:
         """

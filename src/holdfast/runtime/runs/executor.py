@@ -31,7 +31,7 @@ from holdfast.core.journal import (
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import RESUME, EntryState, Terms
 from holdfast.core.run import RunView, Status, fold
-from holdfast.core.unit import Append, AtVersion, RecordRow, Unit
+from holdfast.core.unit import Append, AtVersion, Committed, RecordRow, Unit
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.runs.conduct import conduct
 from holdfast.runtime.runs.ending import ORPHANS_KIND, Ending, open_children, orphans_note
@@ -409,7 +409,11 @@ class Executor(Service):
 
     # The way in and out.
 
-    async def enter(self) -> None:
+    def entering(self) -> Unit:
+        """Nothing is written for it."""
+        return Unit(())
+
+    def entered(self, committed: Committed) -> None:
         """Nothing is executed before the runtime is ready."""
 
     def refuse(self) -> None:

@@ -56,6 +56,7 @@ from holdfast.core.unit import (
     Append,
     AtVersion,
     CloseStream,
+    Committed,
     DeleteRecord,
     Expectation,
     Fence,
@@ -185,8 +186,8 @@ class Rescue:
         return steps
 
     async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
-        """Rescue everybody who is dead now; the plan may be older than the last death."""
-        return (await self.sweep(progress)).section()
+        """Rescue everybody who is dead now, if anybody was; who dies later is found by a sweep."""
+        return (await self.sweep(progress) if steps else Rescued()).section()
 
     async def sweep(self, progress: Progress = lambda _: None) -> Rescued:
         """Rescue everybody who is dead now."""
@@ -415,7 +416,11 @@ class Lifeline(Service):
         self._rescue = rescue
         self._store = store
 
-    async def enter(self) -> None:
+    def entering(self) -> Unit:
+        """Nothing is written for it."""
+        return Unit(())
+
+    def entered(self, committed: Committed) -> None:
         """Begin to look."""
         self.start()
 
