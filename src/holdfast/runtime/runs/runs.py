@@ -12,7 +12,7 @@ run ended, nothing changes it.
 """
 
 from collections.abc import Callable, ItemsView, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, overload
 
 import msgspec
 
@@ -366,6 +366,7 @@ class Runs:
 
     # Forks, upkeep.
 
+    @overload
     async def fork(
         self,
         run_id: str,
@@ -373,7 +374,29 @@ class Runs:
         at: int | str | None = None,
         patch: Mapping[str, Any] | None = None,
         new_id: str | None = None,
-    ) -> RunHandle:
+        dry_run: Literal[False] = False,
+    ) -> RunHandle: ...
+
+    @overload
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+        dry_run: Literal[True],
+    ) -> ForkPlan: ...
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+        dry_run: bool = False,
+    ) -> RunHandle | ForkPlan:
         """
         Start a new run that takes over what a run did, up to a place.
 
@@ -383,24 +406,18 @@ class Runs:
                 that is the first one not taken over; everything that succeeded if not given.
             patch: results by step that replace those of the origin.
             new_id: id of the new run; drawn if not given.
+            dry_run: change nothing; return what becomes of each step of the origin: whether it
+                is reused, replaced, repeated or blocked.
 
         Raises:
             InvalidValueError: there is no such place or step.
             RunExistsError: there is, or was, a run with the new id.
         """
+        fork = Fork(self._views, run_id, at, patch or {})
+        if dry_run:
+            return await fork.plan()
         id = self._store.world.ids.incarnation().hex() if new_id is None else new_id
-        unit = await Fork(self._views, run_id, at, patch or {}).unit(id)
-        return self.handle(await self._begin(id, None, unit.writes))
-
-    async def plan_fork(
-        self,
-        run_id: str,
-        *,
-        at: int | str | None = None,
-        patch: Mapping[str, Any] | None = None,
-    ) -> ForkPlan:
-        """Return what such a fork would do with each step of the origin; changes nothing."""
-        return await Fork(self._views, run_id, at, patch or {}).plan()
+        return self.handle(await self._begin(id, None, (await fork.unit(id)).writes))
 
     def look(self) -> None:
         """Look at once for what is due, instead of within half a second; for tests with a clock."""
