@@ -8,15 +8,18 @@ promise of one does not hold.
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from examples.approval import lab as approval
 from examples.gateway import lab as gateway
 from examples.graph import lab as graph
 from examples.ingest import lab as ingest
 from examples.orders import lab as orders
 from holdfast.testing.crashlab import crashlab
+from holdfast.testing.server import PostgresServer, PostgresUnavailableError
 
 REPORT = Path("build/examples.json")
 
@@ -35,6 +38,24 @@ def run_orders(seed: int | None, seconds: float) -> Found:
     done = "; ".join(report.line(layer) for layer in ("kills", "power", "errors"))
     troubles = [str(failure) for failure in report.failures]
     return Found(report.kills, troubles, f"seed {report.seed}: {done}")
+
+
+def run_approval(seed: int | None, seconds: float) -> Found:
+    """Kill the approval's workers at every place, on each store."""
+    kills, troubles, done = 0, list[str](), list[str]()
+    with tempfile.TemporaryDirectory(prefix="approval-") as folder:
+        trials = [("sqlite", approval.trial(f"sqlite:///{folder}/store.db", seed))]
+        try:
+            with PostgresServer() as server:
+                server.start()
+                trials.append(("postgresql", approval.trial(server.url, seed)))
+        except PostgresUnavailableError as error:
+            done.append(f"postgresql cannot be had: {error}")
+    for store, trial in trials:
+        kills += trial.kills
+        troubles += trial.troubles
+        done.append(f"{store}: {trial.detail}")
+    return Found(kills, troubles, "; ".join(done))
 
 
 def run_gateway(seed: int | None, seconds: float) -> Found:
@@ -58,6 +79,7 @@ def run_graph(seed: int | None, seconds: float) -> Found:
 
 
 EXAMPLES: Mapping[str, Callable[[int | None, float], Found]] = {
+    "approval": run_approval,
     "gateway": run_gateway,
     "graph": run_graph,
     "ingest": run_ingest,
