@@ -17,6 +17,7 @@ from holdfast.core.errors import (
 from holdfast.core.ledger import RESUME, Terms
 from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
+from holdfast.runtime.runs import executor
 from holdfast.store.port import CommitFailed
 
 
@@ -135,3 +136,21 @@ def test_who_waits_for_the_end_of_a_run_hears_that_the_store_failed_or_was_close
 
     assert asyncio.run(ended("poison")) == PoisonedError.code
     assert asyncio.run(ended("close")) == ClosedError.code
+
+
+def test_a_run_that_another_runtime_queued_is_taken_without_waiting_for_the_next_look(
+    url: str, monkeypatch: Any
+) -> None:
+    """A9. What others commit is heard of; a look now and then is only the fallback."""
+    monkeypatch.setattr(executor, "LOOK", 600.0)
+
+    async def whole() -> None:
+        async with holdfast.open(url, functions=[seven]) as takes, holdfast.open(url) as starts:
+            starts.runs.register(seven)
+            starts._executor.capacity = 0
+            await takes.runs.result((await takes.runs.start(seven)).id)  # It looked, and rests.
+            run = await starts.runs.start(seven)
+            async with asyncio.timeout(20):
+                assert await run.result() == 7
+
+    asyncio.run(whole())

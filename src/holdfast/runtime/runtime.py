@@ -111,6 +111,7 @@ class Runtime:
         self._presence.on_fenced = self._fenced
         views = Views(store, redaction)
         self._executor = Executor(views, self.ledger, self._presence)
+        self._watch.on_streams = self._executor.heard
         self.runs = Runs(views, self._executor, self.history)
         self.pipelines = Pipelines(views, self.runs)
         self._boot.members.append(self._executor)

@@ -36,7 +36,7 @@ from holdfast.runtime.presence import Presence
 from holdfast.runtime.runs.conduct import conduct
 from holdfast.runtime.runs.ending import ORPHANS_KIND, Ending, open_children, orphans_note
 from holdfast.runtime.runs.execution import Execution
-from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.journal import PREFIX, stream_of
 from holdfast.runtime.runs.question import Questions
 from holdfast.runtime.runs.queue import Queues, first_queued
 from holdfast.runtime.runs.schedule import Schedules
@@ -59,6 +59,7 @@ from holdfast.store.port import Reads
 log = logging.getLogger("holdfast")
 ENTRY_KIND: Final = "run"
 LOOK: Final = 0.5
+HEARD: Final = 0.02
 PAGE: Final = 200
 IN_MEMORY: Final = 1_000
 LISTED_MAX: Final = 10_000
@@ -104,6 +105,7 @@ class Executor(Service):
         self._schedules = Schedules(views)
         self._waiters: dict[str, list[asyncio.Future[None]]] = {}
         self._refused = False
+        self._hearing = False
         self._look_for_code = True
         self.on_orphan: Callable[[str], Any] = lambda _: None
         views.on_queued = lambda _: self.nudge()
@@ -140,6 +142,16 @@ class Executor(Service):
             versions[run_id] = 0 if found is None else found.version
         notes = reader.records(ORPHANS_KIND, b"", prefix_end(b""), PAGE, None)
         return Look(queued, timers, versions, [note.key[0] for note in notes])
+
+    def heard(self, streams: Sequence[str]) -> None:
+        """Look soon, since others wrote into journals; once for all that comes until then."""
+        if not self._hearing and any(name.startswith(PREFIX) for name in streams):
+            self._hearing = True
+            asyncio.get_running_loop().call_later(HEARD, self._look_soon)
+
+    def _look_soon(self) -> None:
+        self._hearing = False
+        self.nudge()
 
     def _active(self) -> int:
         return sum(not one.parked for one in self.live.values())
