@@ -51,6 +51,8 @@ from tests.store.sample import (
 
 DAMAGES = int(os.environ.get("HOLDFAST_DAMAGES", "300"))
 FLIPS = 3
+# Type of a page that holds rows by their key, in SQLite's file format, section 1.6.
+LEAF = 0x0A
 KEYS = {
     "store": ("one",),
     "stream": ("id",),
@@ -365,6 +367,27 @@ def test_verify_ends_where_a_damaged_index_leads_back(tmp_path: Path) -> None:
     reasons = {one.reason for one in found}
     assert "leads back to where the scan has been" in reasons
     assert "stored bytes and digest differ" in reasons
+
+
+@pytest.mark.timeout(60)
+def test_verify_ends_where_a_stream_is_listed_and_not_found(tmp_path: Path) -> None:
+    """X13, F10. Rows of a page in the wrong order are listed, and a search passes them by; found
+    by the lab: verify asked for the same events for ever."""
+    path = tmp_path / "store.db"
+    run(url_of(path), fill)
+    with closing(apsw.Connection(str(path))) as raw:
+        [(size,)] = raw.execute("PRAGMA page_size")
+        [(root,)] = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'stream'")
+    image = bytearray(path.read_bytes())
+    page = (root - 1) * size
+    assert image[page] == LEAF
+    # Behind the header of 8 bytes the page says where each row begins, in the order of the ids.
+    begin, end = page + 8, page + 8 + 2 * int.from_bytes(image[page + 3 : page + 5], "big")
+    image[begin:end] = image[end - 2 : end] + image[begin : end - 2]
+    path.write_bytes(image)
+    with opened(url_of(path)) as driver:
+        reasons = {one.reason for one in driver.verify()}
+    assert "is listed and not found by its name" in reasons
 
 
 WRONG_TYPES: list[tuple[str, rows.Row, Callable[[rows.Row], object]]] = [
