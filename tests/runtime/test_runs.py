@@ -127,7 +127,7 @@ def test_ids_are_values_and_used_once(store_url: str) -> None:
             with pytest.raises(RunExistsError):
                 await rt.runs.start(calls.report, "x", run_id=id)
         assert {info.id for info in await rt.runs.list()} == set(ids)
-        assert await rt.runs.remove_older(0.0) == len(ids)
+        assert await rt.runs.retain(0.0) == len(ids)
         with pytest.raises(RunExistsError):
             await rt.runs.start(calls.report, "x", run_id="a")
         await rt.runs.start(calls.asks, run_id="w")

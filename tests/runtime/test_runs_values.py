@@ -165,11 +165,11 @@ def test_what_ended_long_ago_is_removed(store_url: str) -> None:
         await until(rt, "old", "run.waiting")
         await rt.runs.start(calls.asks, run_id="open")
         await until(rt, "open", "run.waiting")
-        assert await rt.runs.remove_older(0.0) == 0
+        assert await rt.runs.retain(0.0) == 0
         await rt.runs.answer("old?1", "no")
         await run.result()
-        assert await rt.runs.remove_older(3600.0) == 0
-        assert await rt.runs.remove_older(0.0) == 1
+        assert await rt.runs.retain(3600.0) == 0
+        assert await rt.runs.retain(0.0) == 1
         assert [info.id for info in await rt.runs.list()] == ["open"]
         assert [one.run_id for one in await rt.runs.questions.list(state=None)] == ["open"]
         info = await rt.runs.history("old").info()

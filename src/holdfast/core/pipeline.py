@@ -86,6 +86,15 @@ def read_version(value: bytes, machine: str, key: Key) -> Version:
     return found
 
 
+def version_place(run_id: str, labels: dict[str, str]) -> Key | None:
+    """Return where the version is found that a run worked on, by its id and labels, or None."""
+    machine, version = labels.get("machine", ""), labels.get("version", "")
+    begin = f"{joined((machine,))}/{version}/"
+    if not version.isdigit() or not run_id.startswith(begin):
+        return None
+    return (machine, run_id.removeprefix(begin), f"{int(version):012d}")
+
+
 def encode_input(value: Any) -> bytes:
     """
     Return the content of a pipeline as bytes; its digest binds it.

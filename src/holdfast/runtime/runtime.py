@@ -29,6 +29,7 @@ from holdfast.runtime.pipelines.pipeline import Pipeline, Pipelines
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
 from holdfast.runtime.runs.executor import Executor
+from holdfast.runtime.runs.retention import Retention
 from holdfast.runtime.runs.runs import Runs
 from holdfast.runtime.runs.upkeep import Timers
 from holdfast.runtime.runs.view import Views
@@ -112,7 +113,9 @@ class Runtime:
         views = Views(store, redaction)
         self._executor = Executor(views, self.ledger, self._presence)
         self._watch.on_streams = self._executor.heard
-        self.runs = Runs(views, self._executor, self.history)
+        options = store.options
+        self._retention = Retention(views, options.runs_kept_for, options.runs_kept)
+        self.runs = Runs(views, self._executor, self._retention, self.history)
         self.pipelines = Pipelines(views, self.runs)
         self._boot.members.append(self._executor)
         self._boot.parts.append(Timers(views))
@@ -284,6 +287,7 @@ class Runtime:
             self._flusher.start()
             self._watchdog.start()
             self._executor.start()
+            self._retention.start()
         self._store.admit()
 
     async def close(self) -> None:
@@ -295,6 +299,7 @@ class Runtime:
         try:
             if self._life.phase is not Phase.CLOSED and self._store.opened is not None:
                 await self._goodbye()
+            await self._retention.stop()
             await self._executor.end()
             await self._watchdog.stop()
             await self._flusher.stop()

@@ -33,6 +33,8 @@ class Options:
         outcome_retention: seconds for which outcomes of units can be asked for.
         lease_ttl: seconds of silence of this opening until others may take its work over.
         sessions_in_memory: sessions that are kept after they were used.
+        runs_kept_for: seconds for which runs are kept that ended; for ever if not given.
+        runs_kept: how many runs that ended are kept, the newest; all if not given.
         boot_budget: seconds a boot may take before it fails; the next one goes on from there.
     """
 
@@ -51,6 +53,8 @@ class Options:
     lease_ttl: float = 30.0
     sessions_in_memory: int = 10_000
     boot_budget: float = 600.0
+    runs_kept_for: float | None = None
+    runs_kept: int | None = None
 
     def __post_init__(self) -> None:
         """
@@ -63,6 +67,9 @@ class Options:
         for name in (*counts, "sessions_in_memory"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 1")
+        for name in ("runs_kept_for", "runs_kept"):
+            if (getattr(self, name) or 0) < 0:
+                raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 0")
 
 
 def sqlite_path(url: str) -> Path | None:

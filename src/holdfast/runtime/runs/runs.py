@@ -38,8 +38,9 @@ from holdfast.runtime.runs.handle import RunHandle, RunInfo
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.question import QuestionInfo, Questions
 from holdfast.runtime.runs.queue import Queues
+from holdfast.runtime.runs.retention import KEY_KIND, Retention
 from holdfast.runtime.runs.schedule import Schedules
-from holdfast.runtime.runs.upkeep import KEY_KIND, Upkeep
+from holdfast.runtime.runs.upkeep import Upkeep
 from holdfast.runtime.runs.view import KIND, Views
 from holdfast.store.port import Finding
 
@@ -57,11 +58,18 @@ class Runs:
         schedules: runs that are started by the clock.
     """
 
-    def __init__(self, views: Views, executor: Executor, history: Callable[[str], History]) -> None:
-        """Take the views, and who executes."""
+    def __init__(
+        self,
+        views: Views,
+        executor: Executor,
+        retention: Retention,
+        history: Callable[[str], History],
+    ) -> None:
+        """Take the views, who executes, and who removes what is old."""
         self._views = views
         self._store = views.store
         self._executor = executor
+        self._retention = retention
         self._history = history
         self.questions = Questions(views)
         self.artifacts = Artifacts(views)
@@ -427,9 +435,21 @@ class Runs:
         """Fold every journal and return the runs that are shown as something else."""
         return await self._upkeep.compare()
 
-    async def remove_older(self, seconds: float, *, limit: int = 1_000) -> int:
-        """Remove runs that ended so long ago, with their journals; return how many."""
-        return await self._upkeep.remove_older(seconds, limit)
+    async def retain(
+        self, seconds: float | None = None, *, newest: int | None = None, limit: int = 1_000
+    ) -> int:
+        """
+        Remove runs that ended, with their journals; by itself, see `runs_kept` of `Options`.
+
+        Args:
+            seconds: those that ended longer ago.
+            newest: all but so many that ended last.
+            limit: how many at most.
+
+        Returns:
+            How many were removed; the newest version of a pipeline always stays.
+        """
+        return await self._retention.retain(seconds, newest, limit)
 
 
 def _fits(info: RunInfo, function: str | None, labels: ItemsView[str, str], text: str) -> bool:
