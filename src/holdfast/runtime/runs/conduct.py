@@ -140,7 +140,9 @@ async def _finish(views: Views, execution: Execution, ending: Said) -> Ending:
     while True:
         if execution.view.status is Status.CANCELLING and ending[0] != "run.cancelled":
             ending = ("run.cancelled", Pausing(execution.now()))
-        share = await ending_of(views, execution.run_id, execution.view, ending)
+        share = await ending_of(
+            views, execution.run_id, execution.view, ending, asked=execution.has_asked
+        )
         writes = share.writes
         if ending[0] == "run.succeeded":
             writes = (*writes, *execution.result_writes)

@@ -38,10 +38,14 @@ class Ending(NamedTuple):
     parent: tuple[str, RunView] | None
 
 
-async def ending_of(views: Views, run_id: str, view: RunView, ending: Said) -> Ending:
-    """Return what else is written when a run ends like this."""
-    writes, questions = await closings(views, run_id)
-    expects: tuple[Expectation, ...] = questions
+async def ending_of(
+    views: Views, run_id: str, view: RunView, ending: Said, *, asked: bool = True
+) -> Ending:
+    """Return what else is written when a run ends like this; `asked`: it may have questions."""
+    writes: tuple[Write, ...] = ()
+    expects: tuple[Expectation, ...] = ()
+    if asked:
+        writes, expects = await closings(views, run_id)
     if ending[0] == "run.cancelled":
         writes = (*writes, PutRecord(ORPHANS_KIND, (run_id,), codec.encode(None)))
     if not view.parent:

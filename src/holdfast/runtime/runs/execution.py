@@ -107,6 +107,14 @@ class Execution:
         """Version of the view as it is known here."""
         return self._version
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether it ever asked somebody a question; it may have if its journal was not read."""
+        journal = self.journal
+        if journal.started is None:
+            return True
+        return bool(journal.asked or journal.answers or self.counts["\0question"])
+
     def now(self) -> float:
         """Return the wall time, for people."""
         return self.views.wall()

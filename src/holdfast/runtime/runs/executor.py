@@ -14,6 +14,7 @@ for the next recovery.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from holdfast.core.deadline import remaining
@@ -30,7 +31,7 @@ from holdfast.core.journal import (
 )
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import RESUME, EntryState, Terms
-from holdfast.core.run import RunView, Status, fold
+from holdfast.core.run import RunView, Status, decode_view, fold
 from holdfast.core.unit import Append, AtVersion, Committed, RecordRow, Unit
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.runs.conduct import conduct
@@ -60,6 +61,7 @@ log = logging.getLogger("holdfast")
 ENTRY_KIND: Final = "run"
 LOOK: Final = 0.5
 HEARD: Final = 0.02
+_VIEWS_APART: Final = 0.1  # Seconds between two looks at all views; nudges come much closer.
 PAGE: Final = 200
 IN_MEMORY: Final = 1_000
 LISTED_MAX: Final = 10_000
@@ -76,6 +78,7 @@ class Look(NamedTuple):
     """What a look at the store found to do."""
 
     queued: list[RecordRow]
+    views: dict[str, tuple[RunView, int]]
     timers: list[RecordRow]
     versions: dict[str, int]
     orphaned: list[str]
@@ -103,10 +106,11 @@ class Executor(Service):
         self._questions = Questions(views)
         self._queues = Queues(views)
         self._schedules = Schedules(views)
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiters: dict[str, list[asyncio.Future[RunView | None]]] = {}
         self._refused = False
         self._hearing = False
         self._look_for_code = True
+        self._looked_at = float("-inf")
         self.on_orphan: Callable[[str], Any] = lambda _: None
         views.on_queued = lambda _: self.nudge()
         views.on_arrival = self._poke
@@ -120,28 +124,48 @@ class Executor(Service):
             return
         await self._let_go()
         await self._schedules.start_due()
-        look = await self._store.read(self._look)
+        seen_to = self._seen_to()
+        look = await self._store.read(lambda reader: self._look(reader, seen_to))
         await self._fire(look.timers)
         await self._take(look)
         await self._take_coded()
         await self._look_after(look.versions)
         await self._cancel_orphans(look.orphaned)
 
-    def _look(self, reader: Reads) -> Look:
+    def _look(self, reader: Reads, seen_to: Sequence[str]) -> Look:
         """Read what is queued, the timers that come first, and how the runs here are."""
         room = max(0, min(PAGE, self.capacity - self._active()))
         queued = first_queued(reader, room, self._views.wall()) if room else []
+        views: dict[str, tuple[RunView, int]] = {}
+        for row in queued:
+            with suppress(HoldfastError):  # It is said when just this run is taken.
+                shown = reader.record(KIND, (row.key[-1],))
+                if shown is not None and shown.value is not None and row.key[0] == NO_QUEUE:
+                    views[row.key[-1]] = decode_view(shown.value), shown.version
         here = encode_key((self._views.clock.store_time().domain,))
         spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
         timers: list[RecordRow] = []
         for first, until in spans:
             timers += reader.records(TIMER_KIND, first, until, PAGE, None)
         versions: dict[str, int] = {}
-        for run_id in list(self.live):
+        for run_id in seen_to:
             found = reader.record(KIND, (run_id,))
             versions[run_id] = 0 if found is None else found.version
         notes = reader.records(ORPHANS_KIND, b"", prefix_end(b""), PAGE, None)
-        return Look(queued, timers, versions, [note.key[0] for note in notes])
+        return Look(queued, views, timers, versions, [note.key[0] for note in notes])
+
+    def _seen_to(self) -> list[str]:
+        """Return the runs whose views are to be looked at: all, but not at every nudge."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < _VIEWS_APART:
+            return []
+        self._looked_at = now
+        return list(self.live)
+
+    def look(self) -> None:
+        """Look at once, also at what others may have done to the runs here."""
+        self._looked_at = float("-inf")
+        self.nudge()
 
     def heard(self, streams: Sequence[str]) -> None:
         """Look soon, since others wrote into journals; once for all that comes until then."""
@@ -197,7 +221,7 @@ class Executor(Service):
                 EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
             )
             chains |= {info.key[1] + NO_QUEUE: [info.key[1]] for info in crashed}
-        await asyncio.gather(*(self._try(chain) for chain in chains.values()))
+        await asyncio.gather(*(self._try(chain, look.views) for chain in chains.values()))
         if len(look.queued) >= PAGE:
             self.nudge()
 
@@ -220,20 +244,21 @@ class Executor(Service):
         said = Queued(self._views.wall(), "code")
         return Change([("run.queued", said)], fold(view, "run.queued", said))
 
-    async def _try(self, run_ids: Sequence[str]) -> None:
+    async def _try(self, run_ids: Sequence[str], views: dict[str, tuple[RunView, int]]) -> None:
         for run_id in run_ids:
             try:
-                await unbroken(self.dispatch(run_id))
+                await unbroken(self.dispatch(run_id, views.get(run_id)))
             except HoldfastError as error:
                 log.warning("event=run_not_taken code=%s", error.code)
 
     async def _look_after(self, versions: dict[str, int]) -> None:
         for run_id, execution in list(self.live.items()):
-            if execution.parked and versions.get(run_id, 0) != execution.version:
+            version = versions.get(run_id, execution.version)
+            if execution.parked and version != execution.version:
                 await self._drop_if_gone(execution)
             if execution.parked or execution.over.done():
                 continue
-            if execution.unread or versions.get(run_id, 0) > execution.version:
+            if execution.unread or version > execution.version:
                 execution.unread = False
                 await self._quietly(execution.look())
             await self._quietly(execution.park_if_idle())
@@ -262,11 +287,12 @@ class Executor(Service):
 
     # Taking a run.
 
-    async def dispatch(self, run_id: str) -> None:
-        """Take a run, unless somebody else does or did."""
+    async def dispatch(self, run_id: str, seen: tuple[RunView, int] | None = None) -> None:
+        """Take a run, unless somebody else does or did; `seen` is its view as it was just now."""
         execution = self.live.get(run_id)
         if execution is None or execution.over.done():
-            found = await self._begin(run_id)
+            found = None if seen is None else await self._begin(run_id, seen)
+            found = found or await self._begin(run_id)
             if found is not None:
                 self._execute_new(run_id, *found)
             return
@@ -303,9 +329,11 @@ class Executor(Service):
             await self._views.commit(unit)
         await unbroken(self._go_on(execution))
 
-    async def _begin(self, run_id: str) -> tuple[Any, RunView, int] | None:
+    async def _begin(
+        self, run_id: str, seen: tuple[RunView, int] | None = None
+    ) -> tuple[Any, RunView, int] | None:
         """Begin or claim the ledger entry of a run, in the unit that counts the attempt."""
-        found = await self._views.find(run_id)
+        found = seen or await self._views.find(run_id)
         if found is None:
             return None
         view, version = found
@@ -364,7 +392,8 @@ class Executor(Service):
             if execution.stranded is None and self.live.get(execution.run_id) is execution:
                 del self.live[execution.run_id]
             execution.discarded = True
-            self.tell_who_waits(execution.run_id)
+            last = execution.view
+            self.tell_who_waits(execution.run_id, last if last.is_terminal else None)
             self.nudge()
 
     async def _after(self, execution: Execution, ended: Ending) -> None:
@@ -393,12 +422,19 @@ class Executor(Service):
 
     # Waiting for an end.
 
-    def moved(self, run_id: str) -> asyncio.Future[None] | None:
-        """Return what is done when a run that is executed here ends or parks; None if none is."""
+    def executes(self, run_id: str) -> bool:
+        """Return whether a run is executed here and does not just wait."""
         execution = self.live.get(run_id)
-        if execution is None or execution.parked or execution.over.done():
+        return execution is not None and not execution.parked and not execution.over.done()
+
+    def moved(self, run_id: str) -> asyncio.Future[RunView | None] | None:
+        """
+        Return what is done when a run that is executed here ends, with its last view, or when it
+        parks or goes on elsewhere; None if none is.
+        """
+        if not self.executes(run_id):
             return None
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(run_id, []).append(future)
         return future
 
@@ -413,11 +449,11 @@ class Executor(Service):
         self._look_for_code = True
         self.nudge()
 
-    def tell_who_waits(self, run_id: str) -> None:
+    def tell_who_waits(self, run_id: str, last: RunView | None = None) -> None:
         """Tell who waits here for a run that it ended, parked, or is not executed here any more."""
         for future in self._waiters.pop(run_id, ()):
             if not future.done():
-                future.set_result(None)
+                future.set_result(last)
 
     # The way in and out.
 

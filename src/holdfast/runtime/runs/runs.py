@@ -228,14 +228,18 @@ class Runs:
             PoisonedError, ClosedError: it cannot be seen here any more how it ends.
         """
         while True:
+            # One that is executed here says so itself; every step of it would wake this.
+            here = self._executor.moved(run_id)
+            if here is not None and (last := await here) is not None:
+                return RunInfo.of(run_id, last)
             waiter = self._store.wakes.register(stream_of(run_id))
             try:
                 info = await self.get(run_id)
                 if info.is_terminal:
                     return info
                 self._store.check_writable()
-                # One that is executed here says so itself; every step of it would wake this.
-                await (self._executor.moved(run_id) or waiter)
+                if not self._executor.executes(run_id):
+                    await waiter
             finally:
                 self._store.wakes.forget(stream_of(run_id), waiter)
 
@@ -429,7 +433,7 @@ class Runs:
 
     def look(self) -> None:
         """Look at once for what is due, instead of within half a second; for tests with a clock."""
-        self._executor.nudge()
+        self._executor.look()
 
     async def verify(self) -> Sequence[Finding]:
         """Fold every journal and return the runs that are shown as something else."""
