@@ -413,12 +413,12 @@ class Execution:
         Raises:
             CancelledError: it is to end, to pause, or is not executed here any more.
         """
-        if self.unread:
+        while self.unread:
             self.unread = False
             await self.look()
         if self.discarded or self.draining:
             raise asyncio.CancelledError
-        self.held = self.unread or self.view.pausing or self.view.status is Status.CANCELLING
+        self.held = self.view.pausing or self.view.status is Status.CANCELLING
         if self.held:
             self.stop()
 
