@@ -61,7 +61,7 @@ from holdfast.testing.oracle import Line, Oracle, Refused, Told, agrees
 pytestmark = pytest.mark.lab
 
 T = TypeVar("T")
-EXAMPLES = {"memory": 60, "sqlite": 25, "postgresql": 10}
+EXAMPLES = {"memory": 30, "sqlite": 20, "postgresql": 8}
 STEPS = 50
 # What has to have been refused, or the programs are too tame.
 REFUSED = {"lease_held", "sequence_conflict", "version_conflict"}

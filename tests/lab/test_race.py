@@ -13,7 +13,8 @@ pytestmark = pytest.mark.lab
 
 SEED = int(os.environ.get("HOLDFAST_SEED") or Random().randrange(2**32))
 RACERS = 32
-ROUNDS = 200
+# A slice; the lab runs 1,000.
+ROUNDS = 100
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
@@ -28,4 +29,4 @@ def test_of_32_racing_processes_exactly_one_gets_each_thing(
     sys.stdout.write(f"\nHOLDFAST_SEED={SEED}: winners {found.winners}\n")
     assert found.sound, found.failures[:5]
     assert found.rounds == ROUNDS
-    assert len(found.winners) > RACERS // 2, "too few won: that was no race"
+    assert len(found.winners) > RACERS // 4, "too few won: that was no race"
