@@ -201,6 +201,47 @@ def test_a_question_is_a_state_and_its_answer_the_way_on(store_url: str) -> None
     run(store_url, work)
 
 
+def test_branches_ask_at_the_same_time_and_each_gets_its_own_answer(store_url: str) -> None:
+    """R6, A10. Also after a restart, when they come to their questions in another order."""
+
+    def asking() -> Machine:
+        machine = Machine("both", initial="fork", final={"done"})
+        machine.parallel("fork", ["prepare", "right"], join="after")
+        machine.on("prepare", to="left")(lambda step, ctx: None)
+        machine.ask("left", "Left?", to={"yes": "after", "no": "after"}, into="left")
+        machine.ask("right", "Right?", to={"yes": "after", "no": "after"}, into="right")
+        machine.on("after", to="done")(lambda step, ctx: None)
+        return machine
+
+    async def begin(rt: Runtime) -> None:
+        version = await rt.pipeline(asking(), "k").start()
+        count = 0
+        async for event in rt.history(f"run/{version.run_id}").follow():
+            count += event.type == "question.asked"
+            if count == 2:
+                break
+        asked = await rt.runs.questions.list(run_id=version.run_id)
+        assert [one.prompt for one in asked] == ["Right?", "Left?"]
+
+    async def end(rt: Runtime) -> None:
+        pipeline = rt.pipeline(asking(), "k")
+        for one in await rt.runs.questions.list():
+            await rt.runs.answer(one.id, "yes" if one.prompt == "Left?" else "no")
+        assert await pipeline.run() == {"left": "yes", "right": "no"}
+        answered = await rt.runs.questions.list(state="answered")
+        assert [one.prompt for one in answered] == ["Right?", "Left?"]
+
+    async def whole(rt: Runtime) -> None:
+        await begin(rt)
+        await end(rt)
+
+    if ":memory:" in store_url:
+        run(store_url, whole)
+    else:
+        run(store_url, begin)
+        run(store_url, end)
+
+
 def forked(on_failure: Any, troubles: set[str], ended: list[str], rt: Runtime) -> Machine:
     """Return a machine with three branches; one fails as long as `troubles` names it."""
     machine = Machine("fork", initial="fork", final={"done"})

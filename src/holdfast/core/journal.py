@@ -155,7 +155,13 @@ class StepResolved(Payload, frozen=True, omit_defaults=True):
 
 
 class Asked(Payload, frozen=True, omit_defaults=True):
-    """`question.asked`: durable before anybody sees it."""
+    """
+    `question.asked`: durable before anybody sees it.
+
+    Attributes:
+        n: which question of the run.
+        name, nth: which of that name, by which a replay finds it; without them the n-th at all.
+    """
 
     n: int
     id: str
@@ -163,6 +169,8 @@ class Asked(Payload, frozen=True, omit_defaults=True):
     at: float
     choices: list[Any] = []
     timeout: float = 0.0
+    name: str = ""
+    nth: int = 0
 
 
 class Answered(Payload, frozen=True, omit_defaults=True):

@@ -422,9 +422,6 @@ def _astray(machine: Machine, state: State, fork: Branches) -> Iterable[str]:
             yield f"branch {branch!r} of {state.name!r} ends in {name!r}, not in its join"
         if state.name in inside:
             yield f"branch {branch!r} of {state.name!r} leads back into it"
-        for name in sorted((inside - {fork.join}) & machine.states.keys()):
-            if machine.states[name].question is not None:
-                yield f"branch {branch!r} of {state.name!r} asks in {name!r}; ask outside of it"
 
 
 def _reach(begin: set[str], ways: Mapping[str, set[str]]) -> set[str]:

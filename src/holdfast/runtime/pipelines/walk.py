@@ -134,7 +134,7 @@ class Walk:
             copies = await self._fork(row.branches, ctx, name, place)
             work: Callable[[], Any] = partial(self._join, row, ctx, copies)
         else:
-            answer = None if row.question is None else await self._ask(row, ctx)
+            answer = None if row.question is None else await self._ask(row, ctx, place)
             work = partial(self._visit, row, ctx, answer, place)
         try:
             told = await self._step(row, name, place, work)
@@ -171,7 +171,7 @@ class Walk:
         pauses = row.failed is None and self._machine.on_failure == "pause"
         return msgspec.structs.replace(retry, on_exhausted="pause" if pauses else "fail")
 
-    async def _ask(self, row: State, ctx: Context) -> Any:
+    async def _ask(self, row: State, ctx: Context, place: Place) -> Any:
         question = row.question
         assert_text = question.text if question else ""
         text = assert_text(ctx.copy()) if callable(assert_text) else assert_text
@@ -180,6 +180,7 @@ class Walk:
             choices=list(question.choices) if question else [],
             default=question.default if question else None,
             timeout=question.timeout if question else None,
+            name=place.path and place.path + row.name,
         )
 
     async def _visit(self, row: State, ctx: Context, answer: Any, place: Place) -> Told:

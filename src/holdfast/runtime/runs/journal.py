@@ -80,7 +80,9 @@ class Journal:
         in_vain: dispatches since anything came of one.
         steps: steps that are over, not asked for yet.
         open: steps that are not over.
-        asked, timers, children, attached, emitted: the same of other things, by number.
+        questions: how many were asked.
+        asked: questions not asked for again yet, by name and number of that name.
+        timers, children, attached, emitted: the same of other things, by number.
         answers, fired, signals, taken, ended: what arrived.
         cancelling: it was asked to end.
     """
@@ -92,7 +94,8 @@ class Journal:
         self.in_vain = 0
         self.steps: dict[StepKey, StepSucceeded | StepFailed] = {}
         self.open: dict[StepKey, Trial] = {}
-        self.asked: dict[int, Asked] = {}
+        self.asked: dict[StepKey, Asked] = {}
+        self.questions = 0
         self.answers: dict[str, Answered] = {}
         self.timers: dict[int, TimerSet] = {}
         self.fired: set[str] = set()
@@ -120,7 +123,8 @@ class Journal:
             case Started():
                 self.started = said
             case Asked():
-                self.asked[said.n] = said
+                self.asked[said.name, said.nth or said.n] = said
+                self.questions = max(self.questions, said.n)
             case TimerSet():
                 self.timers[said.n] = said
             case ChildStarted():
@@ -167,8 +171,8 @@ class Journal:
         """The first thing that was done and not asked for again; empty if there is none."""
         for name, n in self.steps:
             return f"step {name}#{n}"
-        for n in self.asked:
-            return f"question {n}"
+        for name, n in self.asked:
+            return f"question {name}#{n}" if name else f"question {n}"
         for n in self.timers:
             return f"sleep {n}"
         for name, n in self.taken:

@@ -49,6 +49,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
         choices: possible answers; any if there are none.
         default: the answer when the time is over.
         asked_at: when it was asked.
+        name, nth: by which a replay of the run finds it.
         state: open, answered, expired, or closed because the run ended.
         answer: the answer that counts.
         by: whose it is.
@@ -68,25 +69,28 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     by: str = ""
     answer_key: str = ""
     timer: Timer | None = None
+    name: str = ""
+    nth: int = 0
 
     @staticmethod
     def of(
         execution: "Execution",
-        n: int,
-        id: str,
+        key: tuple[str, int],
         prompt: str,
         choices: Sequence[Any],
         default: Any,
         timeout: float | None,
     ) -> "Question":
         """
-        Return a question that is about to be asked.
+        Return a question that is about to be asked, the next one of its run.
 
         Raises:
             EncodeError: choices or default cannot be stored exactly.
             InvalidValueError: the default is not one of the choices.
         """
         views = execution.views
+        n = execution.journal.questions + 1
+        id = f"{execution.run_id}?{n}"
         plain: list[Any] = codec.decode(views.checked(list(choices), "choices"))
         answer = codec.decode(views.checked(default, "default"))
         if timeout is not None and plain and answer is not None and answer not in plain:
@@ -95,7 +99,9 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
         if timeout is not None:
             timer = views.timer(execution.run_id, f"question:{id}", timeout)
         said = str(views.redaction(prompt))
-        return Question(id, execution.run_id, n, said, execution.now(), plain, answer, timer=timer)
+        question = Question(id, execution.run_id, n, said, execution.now(), plain, answer)
+        name, nth = key if key != ("", n) else ("", 0)
+        return msgspec.structs.replace(question, timer=timer, name=name, nth=nth)
 
     def put(self) -> PutRecord:
         """Return the write of this question."""
@@ -122,7 +128,14 @@ def put_question(execution: "Execution", question: Question) -> tuple[Said, tupl
     """Return what belongs to the unit that asks a question."""
     timeout = 0.0 if question.timer is None else question.timer.deadline.left
     said = Asked(
-        question.n, question.id, question.prompt, question.asked_at, question.choices, timeout
+        question.n,
+        question.id,
+        question.prompt,
+        question.asked_at,
+        question.choices,
+        timeout,
+        question.name,
+        question.nth,
     )
     timer = () if question.timer is None else (question.timer.put(),)
     return ("question.asked", said), (question.put(), *timer)

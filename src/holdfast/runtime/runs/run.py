@@ -130,6 +130,7 @@ class Run:
         choices: Sequence[Any] = (),
         default: Any = None,
         timeout: float | None = None,
+        name: str = "",
     ) -> Any:
         """
         Ask somebody and wait for the answer; the question is durable before anybody sees it.
@@ -139,22 +140,23 @@ class Run:
             choices: answers that are possible; any is, if there are none.
             default: the answer when the time is over.
             timeout: seconds until then; time while nothing runs counts, restarts do not extend it.
+            name: with how often it was asked for before, its key; needed where several tasks of
+                the function ask, in whatever order.
         """
         execution = self._execution
-        n = self._next("\0question")
-        id = f"{execution.run_id}?{n}"
-        asked = execution.journal.asked.pop(n, None)
-        answers = execution.journal.answers
+        journal = execution.journal
+        key = (name, self._next(f"\0question {name}"))
+        asked = journal.asked.pop(key, None)
         await execution.check()
-        if id not in answers:
-            if asked is None:
-                execution.check_course(f"question {n}")
-                question = Question.of(execution, n, id, prompt, choices, default, timeout)
-                event, writes = put_question(execution, question)
-                await execution.wait(f"question:{id}", lambda: id in answers, [event], writes)
-            else:
-                await execution.wait(f"question:{id}", lambda: id in answers)
-        return codec.decode(bytes(answers[id].value))
+        if asked is None:
+            execution.check_course(f"question {name}#{key[1]}" if name else f"question {key[1]}")
+            question = Question.of(execution, key, prompt, choices, default, timeout)
+            journal.questions = question.n
+            id, (event, writes) = question.id, put_question(execution, question)
+            await execution.wait(f"question:{id}", lambda: id in journal.answers, [event], writes)
+        elif (id := asked.id) not in journal.answers:
+            await execution.wait(f"question:{id}", lambda: id in journal.answers)
+        return codec.decode(bytes(journal.answers[id].value))
 
     async def sleep(self, seconds: float) -> None:
         """Sleep; the time goes on while nothing runs, and a restart does not extend it."""
