@@ -111,9 +111,7 @@ class Execution:
     def has_asked(self) -> bool:
         """Whether it ever asked somebody a question; it may have if its journal was not read."""
         journal = self.journal
-        if journal.started is None:
-            return True
-        return bool(journal.asked or journal.answers or self.counts["\0question"])
+        return journal.started is None or journal.questions > 0
 
     def now(self) -> float:
         """Return the wall time, for people."""
