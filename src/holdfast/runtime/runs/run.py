@@ -32,6 +32,7 @@ from holdfast.core.journal import (
     EffectName,
     Emitted,
     SignalTaken,
+    StepSucceeded,
     TimerSet,
 )
 from holdfast.core.key import check_word
@@ -118,6 +119,8 @@ class Run:
         said = execution.journal.steps.pop((name, n), None)
         if execution.held or execution.discarded:
             await execution.check()
+        if type(said) is StepSucceeded and not said.blob:
+            return result_form(fn).decode(bytes(said.result))  # type: ignore[no-any-return]
         asked = steps.Asked(name, n, fn, args, Effect(effect), retry, timeout, resolver, mark)
         if said is not None:
             return await steps.replayed(execution, asked, said)  # type: ignore[no-any-return]
@@ -281,7 +284,7 @@ class Run:
     def _next(self, what: str) -> int:
         """Count what is asked for; note whether several tasks of the program ask."""
         execution = self._execution
-        if asyncio.current_task() is not execution.root:
+        if execution.alone and asyncio.current_task() is not execution.root:
             execution.alone = False
         n = execution.counts[what] = execution.counts[what] + 1
         return n
