@@ -26,7 +26,7 @@ from tests.lab.crew import Done
 from tests.lab.layers import Outcome, Wish
 from tests.lab.mistakes import SEEDS_TO_REACH
 
-COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages", "nouns")
+COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages", "nouns", "runs")
 CUTS = 2_000
 FULL = Wish(seed=0)
 # What a layer is to reach in a night.
@@ -134,6 +134,7 @@ def figures(run: Run) -> Iterator[Figure]:
         "schedules": f"every order of {instances} instances",
         "model": "every state of the protocol",
         "nouns": "sessions and ledger under kills, power cuts and failing calls",
+        "runs": "runs and pipelines under kills, power cuts, failing calls and damage",
     }
     for layer, what in complete.items():
         if found := run.layers.get(layer):

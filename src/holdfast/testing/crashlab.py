@@ -156,6 +156,7 @@ class _Campaign:
             self._kill(plain.points, 0, plain.seconds)
             report.remarks.append("power and errors: not done, they are SQLite's; kills are not")
         report.seconds = self._clock.monotonic() - self._began
+        report.sometimes = dict(sorted(self._cases.sometimes.items()))
         return report
 
     def _on_sqlite(self, points: Mapping[str, int], seconds: float) -> None:

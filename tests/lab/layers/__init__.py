@@ -14,6 +14,7 @@ from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
 from tests.lab.layers.plants import planted
 from tests.lab.layers.power import calls, filesystems, power, replay_power
 from tests.lab.layers.process import kills, races, replay_kill, storms
+from tests.lab.layers.runs import runs
 
 __all__ = [
     "LAYERS",
@@ -36,6 +37,7 @@ LAYERS: Mapping[str, Layer] = {
     "damages": Layer(damages, seconds=3, share=5),
     "schedules": Layer(schedules, seconds=8),
     "nouns": Layer(nouns, seconds=12, share=10),
+    "runs": Layer(runs, seconds=12, share=10),
     "storms": Layer(storms, seconds=25, share=5),
     "races": Layer(races, seconds=80),
     "calls": Layer(calls, seconds=6, share=5),

@@ -8,6 +8,7 @@ invariant has to hold then. Called by `holdfast.testing.crashlab`, which chooses
 
 import secrets
 import signal
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from holdfast.testing.disk.images import Breadth, CrashImage, Cut, Scratch, cut_
 from holdfast.testing.disk.ioerrors import Accident
 from holdfast.testing.process.kills import Forks
 from holdfast.testing.trials.reference import NotImportableError
-from holdfast.testing.trials.trial import CHECK, WORK, Life, Result, frame, recorded
+from holdfast.testing.trials.trial import CHECK, SOMETIMES, WORK, Life, Result, frame, recorded
 
 __all__ = ["Application", "Cases", "Trouble"]
 
@@ -78,6 +79,7 @@ class Cases:
     Attributes:
         killed: processes killed so far.
         raised: runs of work so far that raised because the disk failed.
+        sometimes: how often the application said that it reached a rare state.
     """
 
     def __init__(self, application: Application, forks: Forks, homes: Scratch) -> None:
@@ -93,6 +95,7 @@ class Cases:
             raise InvalidValueError(what="store", reason=reason)
         self.killed = 0
         self.raised = 0
+        self.sometimes: Counter[str] = Counter()
         self._application = application
         self._forks = forks
         self._homes = homes
@@ -205,13 +208,20 @@ class Cases:
         server = self._application.server
         if not server:
             yield _Case(_sqlite(folder), home, folder)
+            self._count_sometimes(home)
             return
         schema = f"crashlab_{secrets.token_hex(8)}"
         try:
             url = f"{server}{'&' if '?' in server else '?'}schema={schema}"
             yield _Case(url, home, folder)
+            self._count_sometimes(home)
         finally:
             _drop(server, schema)
+
+    def _count_sometimes(self, home: Path) -> None:
+        said = home / SOMETIMES
+        if said.exists():
+            self.sometimes.update(said.read_text().splitlines())
 
 
 def _sqlite(folder: Path) -> str:

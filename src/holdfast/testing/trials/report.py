@@ -64,6 +64,7 @@ class Report(msgspec.Struct, kw_only=True):
         errors: runs in which a call to the disk failed.
         raised: those among them in which work raised.
         reached: for each layer, where it struck and how often.
+        sometimes: how often the application said that it reached a rare state.
         failures: what went wrong.
         remarks: what was not done, and why.
         seconds: how long all of it took.
@@ -81,6 +82,7 @@ class Report(msgspec.Struct, kw_only=True):
     errors: int = 0
     raised: int = 0
     reached: dict[str, dict[str, int]] = {}
+    sometimes: dict[str, int] = {}
     failures: list[Failure] = []
     remarks: list[str] = []
     seconds: float = 0.0
@@ -120,6 +122,7 @@ class Report(msgspec.Struct, kw_only=True):
             places = self.reached.get(layer, {})
             shown = ", ".join(f"{place} {places[place]}" for place in sorted(places))
             lines += [self.line(layer), *_wrapped(shown)]
+        lines += [f"sometimes: {what}, {times} times" for what, times in self.sometimes.items()]
         lines += [*self.remarks, *(str(failure) for failure in self.failures)]
         return "\n".join([*lines, f"{self.seconds:.0f} s; {versions}"])
 

@@ -8,6 +8,7 @@ home folder:
 
     notes     what was acknowledged, frame by frame; outside the store and every accident
     result    how far it came, what it raised, what it counted; JSON
+    sometimes states that the application says it reached, a line each
     log       what it printed
     recording what happened on the disk, if that was asked for
 
@@ -44,9 +45,21 @@ from holdfast.testing.faults import planted
 from holdfast.testing.process.kills import Kill, counting, doomed
 from holdfast.testing.trials.reference import Function, referred
 
-__all__ = ["CHECK", "WORK", "Lab", "Life", "Result", "imported", "live", "noted", "recorded"]
+__all__ = [
+    "CHECK",
+    "SOMETIMES",
+    "WORK",
+    "Lab",
+    "Life",
+    "Result",
+    "imported",
+    "live",
+    "noted",
+    "recorded",
+]
 
 WORK: Final = "work"
+SOMETIMES: Final = "sometimes"
 CHECK: Final = "check"
 _FRAME_BYTES: Final = 4
 
@@ -72,6 +85,7 @@ class Lab:
         self.files: Files = world.files or SystemFiles(world.failpoints)
         self.seed = life.seed
         self._disk = disk
+        self._home = Path(life.home)
         self._notes = os.open(
             Path(life.home) / "notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600
         )
@@ -94,6 +108,11 @@ class Lab:
         os.write(self._notes, frame(encoded))
         if self._disk is not None:
             self._disk.note(encoded)
+
+    def sometimes(self, what: str) -> None:
+        """Note that a rare state was reached; the report says how often, so that it shows."""
+        with (self._home / SOMETIMES).open("a") as file:
+            file.write(f"{what}\n")
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,193 @@
+"""The layer of runs and pipelines: their program in the users' crash lab, and at every point."""
+
+import io
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import partial
+from random import Random
+from typing import Any, Final
+
+from holdfast.testing.crashlab import crashlab
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.process.kills import Forks
+from holdfast.testing.server import PostgresServer
+from holdfast.testing.trials.cases import Application, Cases
+from holdfast.testing.trials.report import Report
+from tests.lab.layers.outcome import Job, Outcome, Wish
+from tests.lab.outcomes import invariant
+from tests.lab.runs import work
+from tests.lab.traced import ROOT
+
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 25, 15
+_IMAGES_PER_JOB, _ERRORS_PER_JOB = 50, 20
+_POINTS_PER_JOB, _DAMAGES_PER_JOB = 40, 12
+# The number of cases is the limit, not the time; a process that hangs is given up after that.
+_SECONDS = 1_200.0
+_HANGS = 30.0
+# Where a kill of a run hurts; each time one of them is reached is a place to be killed at.
+POINTS: Final = (
+    "ledger.begun",
+    "run.dispatched",
+    "run.step_started",
+    "run.step_recorded",
+    "run.ended",
+    "commit.taken",
+    "commit.committed",
+    "commit.answered",
+)
+SOMETIMES: Final = (
+    "a person said what became of an effect",
+    "a resolver said what became of an effect",
+    "a run that crashed too often was paused",
+    "an event of a run under way was damaged",
+)
+Strike = Mapping[str, Any]
+
+
+def runs(wish: Wish) -> Iterator[Job]:
+    """Give jobs of kills, power cuts, failing calls and damage, and of kills on PostgreSQL."""
+    for number in range(wish.seeds):
+        seed = wish.seed + number
+        kills = min(_POINTS_PER_JOB, wish.kills)
+        yield partial(on_postgres, seed, min(_KILLS_ON_POSTGRES, wish.kills))
+        for part in range(2):
+            yield partial(strike, seed + part, kills)
+            yield partial(suffer, seed + part, kills=min(_KILLS_PER_JOB, wish.kills))
+        yield partial(suffer, seed + 2, images=min(_IMAGES_PER_JOB, wish.images))
+        yield partial(suffer, seed + 3, errors=_ERRORS_PER_JOB)
+        yield partial(decay, seed, min(_DAMAGES_PER_JOB, wish.damages))
+
+
+def suffer(seed: int, kills: int = 0, images: int = 0, errors: int = 0) -> Outcome:
+    """Do to the program what a crash can do, on SQLite."""
+    return _of_report(_run(seed, kills, images, errors))
+
+
+def on_postgres(seed: int, kills: int) -> Outcome:
+    """Kill the program on a server that goes on."""
+    with PostgresServer() as server:
+        server.start()
+        return _of_report(_run(seed, kills, 0, 0, server.url))
+
+
+def strike(seed: int, kills: int) -> Outcome:
+    """Kill at each point of runs, in turn, and again while it goes on; some of them in a row."""
+    rng, hurt = Random(f"runs/{seed}"), _Hurt(seed, "work")
+    with hurt:
+        places = hurt.places()
+        in_a_row = [{"point": "run.dispatched", "nth": 1}] * 5
+        hurt.kill(in_a_row)
+        for number in range(kills - 1):
+            point = POINTS[number % len(POINTS)]
+            strikes = [{"point": point, "nth": rng.randint(1, places[point])}]
+            if number % 3 == 0:
+                again = rng.choice(POINTS)
+                strikes.append({"point": again, "nth": rng.randint(1, 1 + places[again] // 2)})
+            hurt.kill(strikes)
+    return hurt.outcome()
+
+
+def decay(seed: int, damages: int) -> Outcome:
+    """Damage the journal of one run under way; the others go on."""
+    rng = Random(f"decay/{seed}")
+    outcome = Outcome()
+    # A seed damages one event; each has a program of its own.
+    for number in range(damages):
+        hurt = _Hurt(seed + number, "work_on_damaged")
+        with hurt:
+            point = rng.choice(("run.dispatched", "run.step_recorded", "commit.answered"))
+            hurt.kill([{"point": point, "nth": rng.randint(2, 8)}])
+        outcome.add(hurt.outcome())
+    return outcome
+
+
+class _Hurt:
+    """The program, hurt at chosen places; every case counts, every failure names its replay."""
+
+    def __init__(self, seed: int, work: str) -> None:
+        self._program = Application(
+            work=f"tests.lab.runs:{work}",
+            invariant="tests.lab.outcomes:invariant",
+            seed=seed,
+            limit=_HANGS,
+        )
+        self._found = Outcome()
+        self._struck: Counter[str] = Counter()
+        self._homes = Scratch()
+        self._forks = Forks([str(ROOT)])
+
+    def __enter__(self) -> "_Hurt":
+        homes = self._homes.__enter__()
+        self._cases = Cases(self._program, self._forks, homes)
+        return self
+
+    def __exit__(self, *how: Any) -> None:
+        self._forks.close()
+        self._homes.__exit__(*how)
+
+    def places(self) -> Mapping[str, int]:
+        """Return how often each point is reached by a program that nobody hurts."""
+        trouble, found = self._cases.rehearse()
+        assert trouble is None, trouble
+        return found.points
+
+    def kill(self, strikes: Sequence[Strike]) -> None:
+        """Kill there, and where it goes on after that."""
+        before = self._cases.killed
+        trouble = self._cases.kill(strikes)
+        self._found.counts["runs"] += self._cases.killed - before
+        self._struck[strikes[0]["point"]] += 1
+        if trouble is not None:
+            it = self._program
+            words = ["python", "-m", "holdfast.testing.crashlab", it.work, it.invariant]
+            words += ["--seed", str(it.seed)]
+            for one in strikes:
+                words += ["--kill", json.dumps(one)]
+            place = " then ".join(f"{one['point']} number {one['nth']}" for one in strikes)
+            said = f"killed at {place}: {trouble.what}; replay: {shlex.join(words)}"
+            self._found.failures.append(said)
+            lost = "the invariant does not hold" in trouble.what
+            self._found.lost += lost
+            self._found.unnoticed += not lost
+
+    def outcome(self) -> Outcome:
+        """Return what was found."""
+        found = self._found
+        found.reached.update({f"runs: {what}": 0 for what in SOMETIMES})
+        found.reached.update({f"runs: {what}": n for what, n in self._cases.sometimes.items()})
+        found.reached.update({f"runs: killed at {point}": n for point, n in self._struck.items()})
+        return found
+
+
+def _run(seed: int, kills: int, images: int, errors: int, store: str = "") -> Report:
+    # What it says of its progress is said by whoever leads.
+    with redirect_stdout(io.StringIO()):
+        return crashlab(
+            work,
+            invariant,
+            seed=seed,
+            seconds=_SECONDS,
+            kills=kills,
+            images=images,
+            errors=errors,
+            store=store,
+        )
+
+
+def _of_report(report: Report) -> Outcome:
+    """Return the outcome of a run; a promise that does not hold counts as lost."""
+    cases = report.kills + report.images + report.errors
+    failures = [
+        f"{one.place}: {one.what}"
+        # The server of a job is gone with it; there the job is the replay.
+        + (f"; replay: {one.replay}" if report.store == "sqlite" else "")
+        for one in report.failures
+    ]
+    lost = sum("the invariant does not hold" in one.what for one in report.failures)
+    reached = Counter({f"runs: {what}": times for what, times in report.sometimes.items()})
+    if report.kills:
+        reached[f"runs: killed while starting again on {report.store}"] = report.kills_again
+    return Outcome(Counter(runs=cases), lost, len(failures) - lost, failures, reached=reached)
