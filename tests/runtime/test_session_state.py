@@ -356,6 +356,34 @@ def test_what_another_runtime_closed_is_not_brought_back(store_url: str) -> None
     asyncio.run(run())
 
 
+def test_refreshing_takes_over_what_others_wrote_and_keeps_what_is_unwritten(
+    store_url: str,
+) -> None:
+    """L7. Counters add up; a field changed here stays, one changed there alone follows."""
+    two_openings(store_url)
+
+    async def run() -> None:
+        async with (
+            holdfast.open(store_url, flush_interval=3_600) as one,
+            holdfast.open(store_url, flush_interval=3_600) as two,
+        ):
+            here, there = one.session(Gauge, "g"), two.session(Gauge, "g")
+            await edit(here, name="first", seen=1, heat=1.0, low=-1.0)
+            await one.flush()
+            await edit(there, name="second", seen=11, heat=2.0, low=-2.0)
+            await two.flush()
+            await edit(here, seen=3, low=-3.0)
+            await here.refresh()
+            value = here.value
+            assert (value.name, value.seen, value.heat, value.low) == ("second", 13, 2.0, -3.0)
+            assert value.width == 4.0
+            await one.flush()
+            await there.refresh()
+            assert there.value == value
+
+    asyncio.run(run())
+
+
 def test_what_falls_out_of_memory_was_written_and_is_read_again_equal(store_url: str) -> None:
     """L13. The least recently used ones; while somebody holds one, it is the same object."""
 
