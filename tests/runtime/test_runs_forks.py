@@ -47,6 +47,8 @@ async def dies(run: Run, name: str, effect: Any) -> str:
                 os.kill(os.getpid(), signal.SIGKILL)
         return f"attempt {run.current.attempt}"
 
+    if effect == "twice":
+        return await run.step("die", die, effect="idempotent", retry=Retry(attempts=2))
     retry = Retry(attempts=5, backoff=0.001) if effect == "retry" else None
     return await run.step("die", die, effect="safe" if retry else effect, retry=retry)
 
@@ -306,6 +308,23 @@ def test_an_attempt_that_was_interrupted_is_counted(
         # The first attempt of a safe step does not wait for its mark, so it may be unknown.
         expected = {"attempt 3"} if effect == "idempotent" else {"attempt 1", "attempt 2"}
         assert await rt.runs.result("r") in expected
+
+    execute(kept_url, judge)
+
+
+def test_attempts_that_a_crash_took_are_spent(kept_url: str, tmp_path: Path) -> None:
+    """A3. Killed as often as it may be tried, it fails and is not begun once more."""
+    fuse = tmp_path / "fuse"
+    fuse.write_text("9")
+    died = [die(kept_url, "r", fuse, "twice") for _ in range(3)]
+    assert died == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert fuse.read_text() == "7"
+
+    async def judge(rt: Runtime) -> None:
+        info = await rt.runs.get("r")
+        assert info.status is Status.FAILED
+        [failed] = [e for e in await rt.runs.history("r").read() if e.type == "step.failed"]
+        assert (failed.data["attempt"], failed.data["error"]["type"]) == (2, "Interrupted")
 
     execute(kept_url, judge)
 

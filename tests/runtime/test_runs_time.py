@@ -9,8 +9,9 @@ import pytest
 
 import holdfast
 from holdfast import Run, Runtime, Status
-from holdfast.core.errors import InvalidValueError
+from holdfast.core.errors import InvalidValueError, VersionConflictError
 from holdfast.core.refusal import AnswerConflictError, ScheduleNotFoundError
+from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.testing.clock import ManualClock
 from tests.runtime.test_runs import journal, until
@@ -144,7 +145,7 @@ def test_an_answer_is_checked_and_the_same_one_is_accepted_again(store_url: str)
 
 
 def test_a_schedule_starts_each_time_once(store_url: str) -> None:
-    """A8. Missed times are made up for by one run; two runtimes start it once."""
+    """A8. Missed times are made up for by one run, or skipped."""
     clock = ManualClock()
 
     async def work(rt: Runtime) -> None:
@@ -170,6 +171,37 @@ def test_a_schedule_starts_each_time_once(store_url: str) -> None:
                 await rt.runs.schedules.put("wrong", cron, notes, "x", zone=zone)
 
     execute(store_url, clock, work)
+
+
+def test_of_several_runtimes_one_starts_what_is_due(kept_url: str) -> None:
+    """A8, A9, C5. Each time once, whoever sees first that it has come."""
+    clock = ManualClock()
+
+    async def race() -> None:
+        opening = [holdfast.open(kept_url, world=World(clock=clock)) for _ in range(3)]
+        async with opening[0] as rt, opening[1] as two, opening[2] as three:
+            for one in (rt, two, three):
+                one.runs.register(notes)
+            await rt.runs.schedules.put("hourly", "0 * * * *", notes, "x")
+            for count in range(1, 11):
+                clock.wall_time = (await rt.runs.schedules.get("hourly")).due + 1
+                for one in (rt, two, three):
+                    one.runs.look()
+                await asyncio.gather(*(looked(one) for one in (rt, two, three)))
+                assert (await rt.runs.schedules.get("hourly")).count == count
+            started = await rt.runs.list(labels={"schedule": "hourly"})
+            assert len(started) == 10
+            for info in started:
+                await rt.runs.result(info.id)
+                assert (await journal(rt, info.id)).count("run.started") == 1
+            assert await rt.verify() == []
+
+    asyncio.run(race())
+
+
+async def looked(rt: Runtime) -> None:
+    """Wait until a look of this runtime came and went."""
+    await (await rt.runs.start(notes, "look")).result()
 
 
 async def until_count(rt: Runtime, count: int) -> None:
@@ -206,6 +238,55 @@ def test_a_queue_lets_no_more_run_than_it_may(store_url: str) -> None:
     execute(store_url, clock, work)
 
 
+def test_several_runtimes_share_what_a_queue_lets_run(kept_url: str) -> None:
+    """A9, A16, C5. All of them dispatch at once; none begins one too many."""
+    clock = ManualClock()
+
+    async def race() -> None:
+        opening = [holdfast.open(kept_url, world=World(clock=clock)) for _ in range(3)]
+        async with opening[0] as rt, opening[1] as two, opening[2] as three:
+            runtimes = (rt, two, three)
+            for one in runtimes:
+                one.runs.register(notes)
+            await rt.runs.queues.limit("q", rate=4, per=60)
+            for begun in (4, 8, 12):
+                starts = [one.runs.start(notes, "x", queue="q") for one in runtimes * 4]
+                await asyncio.gather(*starts)
+                await asyncio.gather(*(looked(one) for one in runtimes))
+                await until_begun(rt, begun)
+                await asyncio.gather(*(looked(one) for one in runtimes))
+                assert await begun_in_queue(rt) == begun
+                clock.advance(61)
+
+    asyncio.run(race())
+
+
+def test_of_two_who_take_the_last_place_of_a_queue_one_gets_it(store_url: str) -> None:
+    """A9, C5. Both saw that there is room, each for another run."""
+
+    async def work(rt: Runtime) -> None:
+        await rt.runs.queues.limit("q", concurrency=1)
+        shares = [await rt.runs.queues.share("q", run_id) for run_id in ("a", "b")]
+        first, second = [Unit(share.writes, share.expects) for share in shares if share]
+        await rt.commit(first)
+        with pytest.raises(VersionConflictError):
+            await rt.commit(second)
+
+    execute(store_url, ManualClock(), work)
+
+
+async def begun_in_queue(rt: Runtime) -> int:
+    """Return how many runs of the queue were dispatched."""
+    queued = [info for info in await rt.runs.list(limit=1_000) if info.queue]
+    return sum(bool(info.attempt) for info in queued)
+
+
+async def until_begun(rt: Runtime, count: int) -> None:
+    """Wait until so many runs of the queue were dispatched."""
+    while await begun_in_queue(rt) < count:
+        await looked(rt)
+
+
 def test_a_queue_begins_no_more_in_a_time_than_it_may(store_url: str) -> None:
     """A16. The rest begins when the time is over."""
     clock = ManualClock()
@@ -214,9 +295,12 @@ def test_a_queue_begins_no_more_in_a_time_than_it_may(store_url: str) -> None:
         await rt.runs.queues.limit("q", rate=2, per=60)
         runs = [await rt.runs.start(notes, str(number), queue="q") for number in range(4)]
         await until_count(rt, 2)
-        rt.runs.look()
+        await looked(rt)
         assert len(await rt.runs.list(status="queued")) == 2
-        clock.advance(61)
+        clock.advance(59)
+        await looked(rt)
+        assert len(await rt.runs.list(status="queued")) == 2
+        clock.advance(2)
         rt.runs.look()
         await asyncio.gather(*(run.result() for run in runs))
 
