@@ -43,4 +43,4 @@ async def fill(url: str, events: int = 3, stream: str = "chat/user-42") -> None:
         for number in range(events):
             await history.append("turn_added", {"number": number, "text": SECRET})
         await rt.history("chat/zoe").append("turn_added", None, meta={"by": "zoe"})
-        await rt.history("run/1").append("run_started")
+        await rt.history("turns/1").append("run_started")

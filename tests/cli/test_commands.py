@@ -101,7 +101,7 @@ def test_streams_are_listed_by_name_and_page_by_page(store: str) -> None:
     assert (first["stream"], first["last_sequence"]) == ("chat/user-42", 3)
     assert "--after 'chat/user-42'" in done.stderr
     rest = documents(invoke("streams", "--after", "chat/user-42", "--json", store=store))
-    assert [stream["stream"] for stream in rest] == ["chat/zoe", "run/1"]
+    assert [stream["stream"] for stream in rest] == ["chat/zoe", "turns/1"]
     assert "chat/zoe" in invoke("streams", store=store).stdout
 
 

@@ -373,10 +373,10 @@ def test_a_record_of_another_key_or_of_nonsense_is_a_typed_error(store_url: str)
         assert record
         row = await rt.pipeline(machine, ("a", "b")).newest()
         moved = PutRecord(HEAD, ("count", "c"), msgspec.msgpack.encode(row))
-        await rt.commit(Unit((moved,), (AtVersion(HEAD, ("count", "c"), 0),)))
+        await rt._store.commit(Unit((moved,), (AtVersion(HEAD, ("count", "c"), 0),)))
         with pytest.raises(DamagedError, match="holds another key"):
             await rt.pipeline(machine, "c").newest()
-        await rt.commit(Unit((PutRecord(HEAD, ("count", "d"), b"\x91\x01"),)))
+        await rt._store.commit(Unit((PutRecord(HEAD, ("count", "d"), b"\x91\x01"),)))
         with pytest.raises(holdfast.CodecError):
             await rt.pipeline(machine, "d").run("x")
         assert (await rt.pipeline(machine, ("a", "b")).run("x"))["n"] == 1

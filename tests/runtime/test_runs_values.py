@@ -6,12 +6,14 @@ import pytest
 
 import holdfast
 from holdfast import Retry, Run, Runtime, Status
+from holdfast.core import codec
 from holdfast.core.errors import EncodeError, InvalidValueError
 from holdfast.core.refusal import (
     ChildFailedError,
     RunFailedError,
     StepFailedError,
 )
+from holdfast.core.unit import PutRecord, Unit
 from tests.runtime.test_runs import Calls, execute, journal, until
 
 
@@ -150,7 +152,8 @@ def test_a_view_that_is_not_its_journal_is_found(store_url: str) -> None:
         other = await rt.runs.start(calls.asks, run_id="c")
         await until(rt, "c", "run.waiting")
         row = await rt.records.get("holdfast.run", other.id)
-        await rt.records.put("holdfast.run", "b", row.value, tag="waiting")
+        shown = PutRecord("holdfast.run", ("b",), codec.encode(row.value), "waiting")
+        await rt._store.commit(Unit((shown,)))
         assert [(one.what, one.name) for one in await rt.verify()] == [("run", "b")]
 
     execute(store_url, calls, work)

@@ -14,6 +14,13 @@ from holdfast.core.errors import InvalidValueError, LimitError
 from holdfast.core.event import Event, EventRow
 from holdfast.core.key import Key, encode_key
 
+RESERVED_KINDS: Final = "holdfast."
+"""How the kinds of records begin that Holdfast keeps for itself."""
+RESERVED_STREAMS: Final = "holdfast/"
+"""How the names of streams begin that Holdfast keeps for itself."""
+JOURNALS: Final = "run/"
+"""How the names of the journals of runs begin."""
+_SETTLING: Final = ("holdfast.ledger", "holdfast.ledger.stop", "holdfast/ledger/")
 UNIT_BYTES_MAX: Final = 64 * 1024 * 1024
 SNAPSHOTS_KEPT: Final = 3
 _UNIT_OVERHEAD_BYTES: Final = 128
@@ -354,3 +361,35 @@ def size_bytes(unit: Unit) -> int:
     if size > UNIT_BYTES_MAX:
         raise LimitError(what="unit in bytes", size=size, limit=UNIT_BYTES_MAX)
     return size
+
+
+def check_kind(kind: str) -> None:
+    """
+    Return if records of a kind may be written by a program.
+
+    Raises:
+        InvalidValueError: Holdfast keeps it for itself.
+    """
+    if kind.startswith(RESERVED_KINDS):
+        raise InvalidValueError(what=f"kind {kind!r}", reason="is Holdfast's own, choose another")
+
+
+def check_writes(unit: Unit) -> None:
+    """
+    Return if a program may commit a unit; what settles work in flight may be part of it.
+
+    Raises:
+        InvalidValueError: it writes what Holdfast keeps for itself.
+    """
+    for write in unit.writes:
+        match write:
+            case PutRecord() | PatchRecord() | MendRecord() | DeleteRecord():
+                if write.kind not in _SETTLING:
+                    check_kind(write.kind)
+            case Append() | CloseStream() | TrimStream():
+                name = write.stream
+                if name.startswith(RESERVED_STREAMS) and not name.startswith(_SETTLING):
+                    reason = "is Holdfast's own, choose another"
+                    raise InvalidValueError(what=f"stream {name!r}", reason=reason)
+            case _:
+                continue

@@ -16,7 +16,16 @@ from holdfast.core.errors import DamagedError, InvalidValueError, LimitError, St
 from holdfast.core.event import Event, EventRow, Head, RecordedEvent, recorded
 from holdfast.core.key import encode_name, prefix_end
 from holdfast.core.redaction import Redaction
-from holdfast.core.unit import Append, AtSequence, CloseStream, Expectation, TrimStream, Unit
+from holdfast.core.unit import (
+    JOURNALS,
+    RESERVED_STREAMS,
+    Append,
+    AtSequence,
+    CloseStream,
+    Expectation,
+    TrimStream,
+    Unit,
+)
 from holdfast.runtime.damage import Damages
 from holdfast.store.port import Listed
 from holdfast.store.store import Store
@@ -24,7 +33,6 @@ from holdfast.store.wake import ANY
 
 PAGE_EVENTS = 1_000
 PAGE_EVENTS_MAX = 10_000
-RESERVED = "holdfast/"
 """How the names of Holdfast's own streams begin."""
 
 
@@ -47,6 +55,7 @@ class History:
         """Take the stream's name; the stream begins with its first event."""
         encode_name("stream", name)
         self.name = name
+        self._ours = name.startswith((RESERVED_STREAMS, JOURNALS))
         self._store = store
         self._redaction = redaction
         self._damages = damages
@@ -81,6 +90,7 @@ class History:
 
         Raises:
             EncodeError: data cannot be stored exactly.
+            InvalidValueError: Holdfast writes the stream itself.
             SequenceConflictError: the stream is not at `expected`.
             StreamClosedError: the stream was closed.
             OutcomeUnknownError: the commit failed; ask `Runtime.outcome`.
@@ -138,6 +148,7 @@ class History:
 
     async def close(self) -> None:
         """Close the stream for good: nothing can be appended, followers end."""
+        self._check_free()
         await self._store.commit(Unit((CloseStream(self.name),)))
 
     async def trim(self, before: int) -> None:
@@ -148,6 +159,7 @@ class History:
             StreamNotFoundError: there is no such stream.
             InvalidValueError: `before` is beyond the end.
         """
+        self._check_free()
         await self._store.commit(Unit((TrimStream(self.name, before),)))
 
     async def info(self) -> StreamInfo:
@@ -163,10 +175,18 @@ class History:
         return described(head, await self._damages.known())
 
     def _unit(self, events: tuple[Event, ...], expected: int | None, unit_id: bytes) -> Unit:
+        self._check_free()
         expects: tuple[Expectation, ...] = ()
         if expected is not None:
             expects = (AtSequence(self.name, expected),)
         return Unit((Append(self.name, events),), expects, unit_id)
+
+    def _check_free(self) -> None:
+        """Refuse to write into what Holdfast writes itself; reading it is free."""
+        if self._ours:
+            raise InvalidValueError(
+                what=f"stream {self.name!r}", reason="is written by Holdfast alone, choose another"
+            )
 
     async def _page(self, after: int, limit: int) -> tuple[Head | None, list[RecordedEvent]]:
         try:
@@ -235,7 +255,9 @@ class Feed:
 
 def _shown(rows: list[tuple[str, EventRow]], reserved: bool) -> list[RecordedEvent]:
     return [
-        recorded(stream, row) for stream, row in rows if reserved or not stream.startswith(RESERVED)
+        recorded(stream, row)
+        for stream, row in rows
+        if reserved or not stream.startswith(RESERVED_STREAMS)
     ]
 
 
@@ -253,7 +275,7 @@ async def list_streams(
     # The smallest name behind `after` is that name with a zero byte appended.
     first = begin if after is None else max(begin, encode_name("after", after) + b"\0")
     until = prefix_end(begin)
-    ours = encode_name("prefix", RESERVED)
+    ours = encode_name("prefix", RESERVED_STREAMS)
     spans = [(first, until)]
     if not reserved:
         # Around our own names, so that a listing never reads what it does not show.

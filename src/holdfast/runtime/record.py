@@ -8,7 +8,15 @@ from holdfast.core import codec
 from holdfast.core.errors import LimitError, RecordNotFoundError
 from holdfast.core.key import Key, as_key, check_word, encode_key, prefix_end
 from holdfast.core.redaction import Redaction
-from holdfast.core.unit import AtVersion, DeleteRecord, Expectation, PutRecord, RecordRow, Unit
+from holdfast.core.unit import (
+    AtVersion,
+    DeleteRecord,
+    Expectation,
+    PutRecord,
+    RecordRow,
+    Unit,
+    check_kind,
+)
 from holdfast.store.store import Store
 
 PAGE_RECORDS_MAX = 10_000
@@ -82,10 +90,12 @@ class Records:
         Raises:
             VersionConflictError: it is at another version; nothing was written.
             EncodeError: the value cannot be stored exactly.
+            InvalidValueError: Holdfast keeps the kind for itself.
         """
         path = as_key(key)
         encode_key(path)
         check_word("kind", kind)
+        check_kind(kind)
         if tag is not None:
             check_word("tag", tag)
         write = PutRecord(kind, path, codec.encode(self._redaction(value), kind), tag)
@@ -101,6 +111,7 @@ class Records:
         """
         path = as_key(key)
         encode_key(path)
+        check_kind(kind)
         await self._store.commit(Unit((DeleteRecord(kind, path),), _expects(kind, path, expected)))
 
     async def list(

@@ -16,7 +16,7 @@ from holdfast.core.key import Key
 from holdfast.core.machine import Machine
 from holdfast.core.recovery import Phase
 from holdfast.core.redaction import Redaction
-from holdfast.core.unit import Committed, Unit
+from holdfast.core.unit import Committed, Unit, check_writes
 from holdfast.core.world import World
 from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
@@ -187,9 +187,11 @@ class Runtime:
         Commit a unit: all of it or nothing; when this returns, it is durable.
 
         Raises:
+            InvalidValueError: it writes what Holdfast keeps for itself.
             ConflictError, FenceError: an expectation does not hold; nothing was written.
             OutcomeUnknownError: the commit failed; ask `outcome`.
         """
+        check_writes(unit)
         return await self._store.commit(unit)
 
     def unit_id(self) -> bytes:

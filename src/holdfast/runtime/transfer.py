@@ -36,7 +36,7 @@ from holdfast.core.errors import (
 from holdfast.core.event import Event, EventRow, RecordedEvent, chained_digest
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.key import check_word
-from holdfast.core.unit import Append, AtSequence, Unit
+from holdfast.core.unit import Append, AtSequence, CloseStream, Unit
 from holdfast.runtime.history import StreamInfo
 from holdfast.runtime.runtime import Runtime
 from holdfast.store.files import remove_leftovers, replace_file, replacing
@@ -196,7 +196,7 @@ async def import_stream(rt: Runtime, path: Path) -> Imported:
         await rt.commit(Unit((Append(header.stream, events),), expects))
         after += len(chunk)
     if header.closed:
-        await rt.history(header.stream).close()
+        await rt.commit(Unit((CloseStream(header.stream),)))
     return Imported(header.stream, after - present, present)
 
 

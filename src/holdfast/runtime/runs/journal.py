@@ -36,10 +36,11 @@ from holdfast.core.journal import (
     read_payload,
 )
 from holdfast.core.run import ARRIVALS
+from holdfast.core.unit import JOURNALS
 from holdfast.store.store import Store
 
 PAGE: Final = 5_000
-PREFIX: Final = "run/"
+PREFIX: Final = JOURNALS
 StepKey = tuple[str, int]
 _PROGRESS: Final = (StepSucceeded, StepFailed, Asked, TimerSet, ChildStarted, SignalTaken)
 
