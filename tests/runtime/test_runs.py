@@ -8,7 +8,7 @@ import pytest
 
 import holdfast
 from holdfast import Run, Runtime, Status, Verdict
-from holdfast.core.errors import HoldfastError, StreamClosedError
+from holdfast.core.errors import HoldfastError, LimitError, StreamClosedError
 from holdfast.core.refusal import (
     RunCancelledError,
     RunExistsError,
@@ -143,7 +143,7 @@ def test_ids_are_values_and_used_once(store_url: str) -> None:
 
 
 def test_a_run_that_ended_does_not_change_any_more(store_url: str) -> None:
-    """A7, A16. Nothing late gets in, and every refusal says state, action and reason."""
+    """A7, A16. Nothing late gets in, and every refusal says state, action, reason, or the limit."""
     calls = Calls()
 
     async def work(rt: Runtime) -> None:
@@ -151,20 +151,23 @@ def test_a_run_that_ended_does_not_change_any_more(store_url: str) -> None:
         await until(rt, "r", "question.asked")
         await rt.runs.cancel("r", reason="enough", by="ann")
         before, view = await journal(rt, "r"), await run.view()
-        late: list[Any] = [
-            rt.runs.cancel("r"),
-            rt.runs.pause("r"),
-            rt.runs.resume("r"),
-            rt.runs.retry("r"),
-            rt.runs.signal("r", "x"),
-            rt.runs.resolve("r", "a#1", Verdict("done")),
+        late: list[tuple[str, Any]] = [
+            ("cancelled", rt.runs.cancel("r")),
+            ("paused", rt.runs.pause("r")),
+            ("resumed", rt.runs.resume("r")),
+            ("retried", rt.runs.retry("r")),
+            ("given signal.received", rt.runs.signal("r", "x")),
+            ("resolved", rt.runs.resolve("r", "a#1", Verdict("done"))),
         ]
-        for one in late:
+        for action, one in late:
             with pytest.raises(RunStateError) as refused:
                 await one
-            assert refused.value.fields()["state"] == "cancelled"
-            assert refused.value.fields()["action"]
-            assert refused.value.fields()["reason"]
+            said = refused.value.fields()
+            assert (said["run_id"], said["state"], said["action"]) == ("r", "cancelled", action)
+            assert said["reason"] and refused.value.code == "run_state"
+        with pytest.raises(LimitError) as limited:
+            await rt.runs.list(limit=10_001)
+        assert (limited.value.size, limited.value.limit) == (10_001, 10_000)
         with pytest.raises(HoldfastError):
             await rt.runs.answer("r?1", "late")
         with pytest.raises(StreamClosedError):

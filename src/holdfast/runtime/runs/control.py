@@ -131,9 +131,10 @@ class Control:
         Raises:
             RunStateError: it does not rest, or waits for something else.
         """
+        action = "retried" if retry else "resumed"
 
         def decide(view: RunView) -> Change:
-            check_change(run_id, view, "run.resumed", "resumed")
+            check_change(run_id, view, "run.resumed", action)
             function = self._views.functions.find(view.function)
             version = function.version if force and function is not None else None
             # What waits for an answer is not resumed, unless it goes on with other code then.
@@ -143,7 +144,7 @@ class Control:
                 raise RunStateError(
                     run_id=run_id,
                     state=view.status.value,
-                    action="resumed",
+                    action=action,
                     reason=f"it waits for {view.waits}",
                 )
             said = Resumed(self._views.wall(), by, version, retry)

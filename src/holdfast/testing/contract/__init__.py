@@ -31,6 +31,7 @@ from holdfast.testing.contract.key import KeyContract
 from holdfast.testing.contract.lease import LeaseContract
 from holdfast.testing.contract.outcome import OutcomeContract
 from holdfast.testing.contract.record import RecordContract
+from holdfast.testing.contract.run import PipelineContract, RunContract
 from holdfast.testing.contract.stream import StreamContract
 from holdfast.testing.contract.unit import UnitContract
 from holdfast.testing.contract.value import ValueContract
@@ -49,6 +50,8 @@ ALL = (
     ValueContract,
     VerifyContract,
     ConformanceContract,
+    RunContract,
+    PipelineContract,
 )
 
 __all__ = [
@@ -60,7 +63,9 @@ __all__ = [
     "LeaseContract",
     "Opener",
     "OutcomeContract",
+    "PipelineContract",
     "RecordContract",
+    "RunContract",
     "SnapshotContract",
     "StreamContract",
     "UnitContract",

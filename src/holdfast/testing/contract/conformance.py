@@ -7,7 +7,7 @@ The conformance properties, as far as the kernel goes (C1, C4, C5, C6; X14).
   rounds. For racing processes see `holdfast.testing.process.race`.
 - C6 recovery determinism: opening again gives the same state, again and again.
 
-C2, effects exactly once, and C3, fork determinism, are claims about runs.
+C2, effects exactly once, and C3, fork determinism, are claims about runs; see `RunContract`.
 """
 
 import asyncio
