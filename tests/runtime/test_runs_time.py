@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,10 +65,10 @@ def reboot(clock: ManualClock, down: float, wall: float | None = None) -> None:
 @pytest.mark.parametrize("function", [sleeps, asks])
 @pytest.mark.parametrize(("wall", "left"), [(30.0, 30.0), (-9999.0, 100.0), (9999.0, 0.0)])
 def test_the_remaining_time_survives_restarts(
-    tmp_path: Path, function: Any, wall: float, left: float
+    kept_url: str, function: Any, wall: float, left: float
 ) -> None:
     """A10, X10. Over a boot too; a clock set back never gives more than was given at first."""
-    url, clock = f"sqlite:///{tmp_path / 's.db'}", ManualClock()
+    clock = ManualClock()
 
     async def begin(rt: Runtime) -> None:
         await rt.runs.start(function, run_id="r")
@@ -88,13 +87,13 @@ def test_the_remaining_time_survives_restarts(
         rt.runs.look()
         return await rt.runs.result("r")
 
-    execute(url, clock, begin)
+    execute(kept_url, clock, begin)
     clock.advance(40)
     clock.wall_time += 5_000  # Within a boot the wall clock is not asked at all.
-    execute(url, clock, still)
+    execute(kept_url, clock, still)
     clock.wall_time -= 5_000
     reboot(clock, 0.0, wall)
-    assert execute(url, clock, boot) == ("awake" if function is sleeps else "no")
+    assert execute(kept_url, clock, boot) == ("awake" if function is sleeps else "no")
 
 
 def test_an_answer_that_comes_too_late_is_told_so(store_url: str) -> None:
