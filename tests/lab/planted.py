@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -23,12 +23,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 import holdfast
+from holdfast import Run, Status
 from holdfast.core import codec
 from holdfast.core.errors import HoldfastError, StoreBusyError, StoreRefusedError
+from holdfast.core.refusal import AnswerConflictError
 from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
+from holdfast.testing.clock import ManualClock
 from holdfast.testing.disk.acts import read_image
 from holdfast.testing.disk.decay import Decay
 from holdfast.testing.disk.images import Breadth, Scratch, cut_at, images
@@ -62,6 +65,28 @@ _NOUNS: Final = {
     "identity-written-after-the-answer": ("commit.answered", 40),
     "rescue-reported-apart": ("rescue.ended", 2),
 }
+# Where the program of runs is killed, how often at most, and how often in a row; some show
+# without a kill.
+_RUNS: Final = {
+    "attempts-forgotten": ("run.step_started", 40, 1),
+    "cancelled-run-goes-on": ("run.step_started", 12, 1),
+    "child-end-told-apart": ("run.ended", 10, 1),
+    "crashes-not-counted": ("run.dispatched", 1, 5),
+    "end-in-two-units": ("run.ended", 4, 1),
+    "once-not-announced": ("commit.taken", 120, 1),
+    "place-in-another-unit": ("commit.answered", 120, 1),
+    "question-asked-again": ("run.step_recorded", 40, 1),
+    "signal-taken-twice": ("run.step_recorded", 40, 1),
+    "step-recorded-late": ("run.step_recorded", 10, 1),
+}
+_RUNS_UNKILLED: Final = (
+    "branch-not-recorded",
+    "child-left-behind",
+    "counters-kept-over-a-replay",
+    "slot-kept",
+)
+# With a child that waits for good, and two signals of one name.
+_SEED_OF_RUNS: Final = 42
 _FEW = Breadth(prefixes=1, sectors=1, mixtures=2)
 _GARBAGE = Breadth(prefixes=0, sectors=0, mixtures=0, garbage=4)
 
@@ -157,6 +182,77 @@ def by_nouns(plant: str, first: int = 1) -> list[str]:
         for nth in range(first, first + most):
             trouble = trouble or cases.kill([{"point": point, "nth": nth}])
     return [trouble.what] if trouble else []
+
+
+def by_runs(plant: str) -> list[str]:
+    """Kill the program of runs where it hurts, each time a step further."""
+    point, most, in_a_row = _RUNS.get(plant, ("run.step_started", 2, 1))
+    program = Application(
+        work="tests.lab.runs:work",
+        invariant="tests.lab.outcomes:invariant",
+        seed=_SEED_OF_RUNS,
+        limit=30.0,
+        plant=plant,
+    )
+    with Scratch() as homes, Forks([str(traced.ROOT)]) as forks:
+        cases = Cases(program, forks, homes)
+        trouble, _ = cases.rehearse()
+        for nth in range(1, most + 1):
+            trouble = trouble or cases.kill([{"point": point, "nth": nth}] * in_a_row)
+    return [trouble.what] if trouble else []
+
+
+def by_two_answers(plant: str = "") -> list[str]:
+    """Let several runtimes answer one question at once; one of them is told that it counts."""
+    with Scratch() as scratch, planted(plant) if plant else nullcontext():
+        return asyncio.run(_answered(f"sqlite:///{scratch.lay({}) / NAME}"))
+
+
+async def _asking(run: Run) -> Any:
+    return await run.ask("Who?")
+
+
+async def _answered(url: str) -> list[str]:
+    async with AsyncExitStack() as stack:
+        runtimes = [await stack.enter_async_context(holdfast.open(url)) for _ in range(4)]
+        run = await runtimes[0].runs.start(_asking, run_id="asking")
+        async for event in run.follow():
+            if event.type == "run.waiting":
+                break
+        tries = [rt.runs.answer("asking?1", n) for n, rt in enumerate(runtimes)]
+        said = await asyncio.gather(*tries, return_exceptions=True)
+        winners = [n for n, one in enumerate(said) if not isinstance(one, AnswerConflictError)]
+        result = await run.result()
+    return [] if winners == [result] else [f"{winners} were told that they won, it is {result}"]
+
+
+def by_a_clock_set_forward(plant: str = "") -> list[str]:
+    """Set the wall clock forward while a run sleeps; it has to sleep on, and end in time."""
+    with Scratch() as scratch, planted(plant) if plant else nullcontext():
+        return asyncio.run(_slept(f"sqlite:///{scratch.lay({}) / NAME}"))
+
+
+async def _sleeping(run: Run, seconds: float) -> None:
+    await run.sleep(seconds)
+
+
+async def _slept(url: str) -> list[str]:
+    clock = ManualClock()
+    async with holdfast.open(url, world=World(clock=clock)) as rt:
+        run, nap = await rt.runs.start(_sleeping, 100.0), await rt.runs.start(_sleeping, 1.0)
+        for one in (run, nap):
+            async for event in one.follow():
+                if event.type == "run.waiting":
+                    break
+        clock.advance(2.0)
+        clock.wall_time += 3_600.0
+        rt.runs.look()
+        await nap.result()
+        early = (await run.view()).status is not Status.WAITING
+        clock.advance(101.0)
+        rt.runs.look()
+        await run.result()
+    return ["it slept as long as the wall clock said"] if early else []
 
 
 def by_a_foreign_lock(plant: str = "") -> list[str]:
@@ -318,6 +414,9 @@ def _refused(driver: SqliteDriver) -> list[str]:
 
 
 HUNTS: Mapping[str, Callable[[str], list[str]]] = {
+    "answer-not-checked": by_two_answers,
+    "timer-by-the-wall": by_a_clock_set_forward,
+    **dict.fromkeys((*_RUNS, *_RUNS_UNKILLED), by_runs),
     "acknowledge-before-commit": by_kills,
     "afresh-on-an-empty-file": by_emptying,
     "cache-kept-over-foreign-writes": by_schedules,

@@ -9,12 +9,15 @@ from holdfast.testing.faults import PLANTS
 from tests.lab.planted import (
     HUNTS,
     SEED,
+    by_a_clock_set_forward,
     by_a_foreign_lock,
     by_another_process,
     by_emptying,
     by_kills_behind_an_edit,
     by_kills_of_recovery,
     by_nouns,
+    by_runs,
+    by_two_answers,
     by_zombies,
 )
 
@@ -40,11 +43,14 @@ def test_a_planted_bug_is_found(plant: str) -> None:
 @pytest.mark.parametrize(
     "hunt",
     [
+        by_a_clock_set_forward,
         by_a_foreign_lock,
         by_another_process,
         by_kills_behind_an_edit,
         by_kills_of_recovery,
         by_nouns,
+        by_runs,
+        by_two_answers,
         by_zombies,
     ],
 )

@@ -36,6 +36,7 @@ from holdfast.store.sqlite.mark import Mark
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.sqlite.wal import examine
 from holdfast.store.writer import Entry, Writer
+from holdfast.testing.missteps import MISSTEPS
 from holdfast.testing.slips import SLIPS, replaced
 
 __all__ = ["PLANTS", "AcknowledgeBeforeCommit", "planted"]
@@ -374,6 +375,7 @@ PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = Mappin
         "snapshot-ahead-of-its-stream": _snapshot_ahead_of_its_stream,
         "synchronous-normal": _synchronous_normal,
         **SLIPS,
+        **MISSTEPS,
     }
 )
 
