@@ -45,8 +45,9 @@ def test_a_run_with_a_damaged_journal_rests_and_the_others_go_on(kept_url: str) 
             for id in ("bad", "good"):
                 await rt.runs.answer(f"{id}?1", "!")
             assert await rt.runs.result("good") == "good!"
-            while (info := await rt.runs.get("bad")).status is not Status.PAUSED:
-                await until(rt, "good", "run.succeeded")
+            async with asyncio.timeout(20):
+                while (info := await rt.runs.get("bad")).status is not Status.PAUSED:
+                    await until(rt, "good", "run.succeeded")
             assert info.why == "cannot be resumed: damaged"
             assert len(await rt.runs.history("bad").read()) == 2
             with pytest.raises(DamagedError) as damaged:
