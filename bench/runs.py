@@ -53,6 +53,14 @@ def _result(name: str, store: str, ours: Rate, against: tuple[str, Rate], **more
     )
 
 
+def _durability(name: str, side: Side) -> str:
+    """Say how a peer commits; one that does not wait for the disk is not compared."""
+    said = side.ask("durability")
+    if not said["durable"]:
+        raise RuntimeError(f"{name} does not sync its commits: {said['words']}")
+    return str(said["words"])
+
+
 async def steps(place: Place, store: str, load: Load) -> list[Result]:
     """Let each side start runs and wait for their results, in turn."""
     names = (OURS, *_peers(store))
@@ -64,6 +72,7 @@ async def steps(place: Place, store: str, load: Load) -> list[Result]:
             name: stack.enter_context(Side(home(place, store, name), place.folder / "log"))
             for name in names
         }
+        commits = {name: _durability(name, sides[name]) for name in names[1:]}
         for side in sides.values():
             side.ask("steps", runs=min(runs, 10), steps=size)
         for _ in range(place.plan.rounds):
@@ -79,7 +88,7 @@ async def steps(place: Place, store: str, load: Load) -> list[Result]:
             unit=load.unit,
             fsync_per_s=mean(syncs),
             callers=runs,
-            note=f"{runs} x {size} steps",
+            note=f"{runs} x {size} steps; theirs with {commits[name]}",
         )
         for name in names[1:]
     ]

@@ -18,6 +18,7 @@ from dbos import DBOS, DBOSConfig, SetWorkflowID
 
 from bench.side import Instant, Track, between, now, serve
 
+FULL = 2
 track = Track()
 
 
@@ -74,10 +75,22 @@ def _wal_engine(url: str) -> sqlalchemy.Engine:
 class Side:
     """What is asked of this side."""
 
-    def __init__(self, born: Instant, *, in_loop: bool) -> None:
+    def __init__(self, dbos: DBOS, born: Instant, *, in_loop: bool) -> None:
         """Take when it was launched, and which of the two forms of a workflow to use."""
+        self._dbos = dbos
         self._born = born
         self._in_loop = in_loop
+
+    async def durability(self) -> dict[str, Any]:
+        """Say how its own connections commit, as its database has it."""
+        with self._dbos._sys_db.engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+                synchronous = int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
+                words = f"journal_mode={journal} synchronous={synchronous}"
+                return {"durable": synchronous >= FULL, "words": words}
+            commit = connection.exec_driver_sql("SHOW synchronous_commit").scalar_one()
+            return {"durable": commit == "on", "words": f"synchronous_commit={commit}"}
 
     async def steps(self, runs: int, steps: int) -> dict[str, Any]:
         """Start workflows and wait for their results."""
@@ -139,11 +152,12 @@ async def main(given: dict[str, Any]) -> None:
     if given["form"] == "wal":
         config["system_database_engine"] = _wal_engine(given["url"])
     born = now()
-    DBOS(config=config)
+    dbos = DBOS(config=config)
     DBOS.launch()
-    side = Side(born, in_loop=given["form"] == "async")
+    side = Side(dbos, born, in_loop=given["form"] == "async")
     await serve(
         {
+            "durability": side.durability,
             "steps": side.steps,
             "hold": side.hold,
             "recover": side.recover,

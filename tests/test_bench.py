@@ -123,6 +123,8 @@ def test_rows_of_runs_name_each_form_of_the_peer_and_the_cpu_of_both(tmp_path: P
     shown = {one.against: one for one in measure(tmp_path, ["steps_1"], ("sqlite",), SHORT)}
     assert set(shown) == {"dbos", "dbos_async", "dbos_wal"}
     assert all(one.cpu_us and one.against_cpu_us for one in shown.values())
+    assert str(shown["dbos"].note).endswith("theirs with journal_mode=delete synchronous=2")
+    assert str(shown["dbos_wal"].note).endswith("theirs with journal_mode=wal synchronous=2")
 
 
 def test_a_side_that_ends_says_why(tmp_path: Path) -> None:
