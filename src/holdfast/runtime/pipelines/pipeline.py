@@ -13,15 +13,16 @@ Invariants: one key works on one content at a time; new content gets a new versi
 another content under way is told so and changes nothing.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.context import Context, Withheld
-from holdfast.core.errors import LimitError, VersionConflictError
-from holdfast.core.journal import StepFailed, StepStarted, StepSucceeded, read_payload
+from holdfast.core.errors import ConflictError, DamagedError, LimitError, VersionConflictError
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.machine import Machine
 from holdfast.core.pipeline import (
@@ -41,14 +42,24 @@ from holdfast.core.refusal import (
     RunStateError,
 )
 from holdfast.core.run import Status
-from holdfast.core.unit import AtVersion, PutBlob, PutRecord, Unit, Write
-from holdfast.runtime.pipelines.walk import Place, Told, Walk
+from holdfast.core.unit import (
+    AtVersion,
+    MendRecord,
+    PutBlob,
+    PutRecord,
+    RecordRow,
+    Unit,
+    Write,
+)
+from holdfast.runtime.pipelines.steplog import StepLog, read_log
+from holdfast.runtime.pipelines.walk import Place, Walk
 from holdfast.runtime.runs.handle import RunInfo
-from holdfast.runtime.runs.journal import PAGE, read_journal, stream_of
+from holdfast.runtime.runs.journal import read_journal, stream_of
 from holdfast.runtime.runs.run import Run
 from holdfast.runtime.runs.runs import Runs
 from holdfast.runtime.runs.view import KIND, VERSION_MISMATCH, Views
 
+log = logging.getLogger("holdfast")
 LISTED_MAX: Final = 10_000
 _RESTING: Final = ("no_code", VERSION_MISMATCH, "diverged", "uncertain_effect")
 
@@ -76,38 +87,6 @@ class Checkpoint(msgspec.Struct, frozen=True):
     attempt: int
     branches: dict[str, Any]
     reason: str
-
-
-class StepLog(msgspec.Struct, frozen=True):
-    """
-    One attempt at a state.
-
-    Attributes:
-        state: the state; within a branch with its way, such as `prepare/left/extract`.
-        visit: how often the state was come to.
-        attempt: how often it was begun in this visit.
-        started_at, finished_at: wall times; None while it is not known.
-        error: type and words of the error, empty if there was none.
-        outcome, next: what its handler returned and what came next.
-        notes: what it told people.
-    """
-
-    state: str
-    visit: int
-    attempt: int
-    started_at: float | None
-    finished_at: float | None = None
-    error: str = ""
-    outcome: str | None = None
-    next: str = ""
-    notes: list[str] = []
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took."""
-        if self.started_at is None or self.finished_at is None:
-            return None
-        return self.finished_at - self.started_at
 
 
 class Pipelines:
@@ -342,39 +321,7 @@ class Pipeline:
             DamagedError: the journal is damaged; says at which event.
         """
         which = await self._version(version)
-        found: list[StepLog] = []
-        began: dict[tuple[str, int], StepStarted] = {}
-        after = 0
-        while True:
-            head, page = await self._store.events(stream_of(which.run_id), after, PAGE)
-            for row in page:
-                after = row.sequence
-                said = read_payload(row.type, row.payload)
-                if isinstance(said, StepStarted):
-                    began[said.name, said.n] = said
-                elif isinstance(said, StepSucceeded):
-                    found.append(await self._succeeded(said))
-                    began.pop((said.name, said.n), None)
-                elif isinstance(said, StepFailed):
-                    found.append(_failed(said, began.pop((said.name, said.n), None)))
-            if head is None or after >= head.last_sequence:
-                break
-        under_way = [StepLog(one.name, one.n, one.attempt, one.at) for one in began.values()]
-        return [*found, *under_way]
-
-    async def _succeeded(self, said: StepSucceeded) -> StepLog:
-        raw = await self._views.blobs.get(said.blob.hex()) if said.blob else bytes(said.result)
-        told = codec.decode_as(raw, Told, "transition")
-        return StepLog(
-            said.name,
-            said.n,
-            said.attempt,
-            said.began,
-            said.at,
-            outcome=told.outcome,
-            next=told.next,
-            notes=told.notes,
-        )
+        return await read_log(self._store, self._views.blobs, which.run_id)
 
     async def _version(self, version: int | None) -> Version:
         if version is None:
@@ -386,11 +333,29 @@ class Pipeline:
         return read_version(row.value, self.machine.name, self.key)
 
     async def _head(self) -> tuple[Version, int] | None:
-        key = (self.machine.name, *self.key)
-        row = await self._store.read(lambda reader: reader.record(HEAD, key))
+        try:
+            row = await self._head_row()
+        except DamagedError as damage:
+            await self._mend(damage)
+            row = await self._head_row()
         if row is None or row.value is None:
             return None
         return read_version(row.value, self.machine.name, self.key), row.version
+
+    async def _head_row(self) -> RecordRow | None:
+        key = (self.machine.name, *self.key)
+        return await self._store.read(lambda reader: reader.record(HEAD, key))
+
+    async def _mend(self, damage: DamagedError) -> None:
+        """Put the newest version in place of a head that is damaged."""
+        begin = encode_key((self.machine.name, joined(self.key)))
+        found = await self._owner.page(VERSION, begin, prefix_end(begin), LISTED_MAX)
+        if not found:
+            raise damage
+        log.error("event=pipeline_mended pipeline=%s reason=%s", self.name, damage.reason)
+        value = msgspec.msgpack.encode(found[-1])
+        with suppress(ConflictError):  # Somebody else was faster.
+            await self._store.commit(Unit((MendRecord(HEAD, found[-1].head_key, value),)))
 
     async def _give_way(self, newest: Version, digest: bytes, *, restart: bool) -> None:
         """End what is under way, or refuse to begin something else beside it."""
@@ -487,9 +452,3 @@ class Pipeline:
                 await waiter
             finally:
                 self._store.wakes.forget(stream_of(run_id), waiter)
-
-
-def _failed(said: StepFailed, began: StepStarted | None) -> StepLog:
-    error = f"{said.error.type}: {said.error.message}"
-    started = None if began is None else began.at
-    return StepLog(said.name, said.n, said.attempt, started, said.at, error)

@@ -490,6 +490,7 @@ class Execution:
         """Let go of a run that was stranded, now that the store may write again."""
         self.discarded = False
         try:
+            await self.look()  # A view that was damaged is made anew by that.
             code = "" if self.stranded is None else self.stranded.code
             await self.release("run.queued", Queued(self.now(), code))
         finally:

@@ -19,16 +19,14 @@ from typing import Any, Final, NamedTuple
 
 from holdfast.core.deadline import remaining
 from holdfast.core.errors import (
+    DamagedError,
     FenceError,
     HoldfastError,
     StateError,
     StoreError,
     VersionConflictError,
 )
-from holdfast.core.journal import (
-    Dispatched,
-    Queued,
-)
+from holdfast.core.journal import Dispatched, Queued
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import RESUME, EntryState, Terms
 from holdfast.core.run import RunView, Status, decode_view, fold
@@ -149,8 +147,9 @@ class Executor(Service):
             timers += reader.records(TIMER_KIND, first, until, PAGE, None)
         versions: dict[str, int] = {}
         for run_id in seen_to:
-            found = reader.record(KIND, (run_id,))
-            versions[run_id] = 0 if found is None else found.version
+            with suppress(DamagedError):  # It is made anew by who changes it.
+                found = reader.record(KIND, (run_id,))
+                versions[run_id] = 0 if found is None else found.version
         notes = reader.records(ORPHANS_KIND, b"", prefix_end(b""), PAGE, None)
         return Look(queued, views, timers, versions, [note.key[0] for note in notes])
 

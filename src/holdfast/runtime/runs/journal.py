@@ -35,7 +35,7 @@ from holdfast.core.journal import (
     TimerSet,
     read_payload,
 )
-from holdfast.core.run import ARRIVALS
+from holdfast.core.run import ARRIVALS, RunView, begun, fold
 from holdfast.core.unit import JOURNALS
 from holdfast.store.store import Store
 
@@ -246,3 +246,26 @@ async def read_arrivals(store: Store, run_id: str, journal: Journal) -> list[tup
                 found.append((row.type, said))
         if head is None or journal.sequence >= head.last_sequence:
             return found
+
+
+async def folded(store: Store, run_id: str) -> RunView | None:
+    """
+    Return the view of a run as its journal says; None if that does not begin with a start.
+
+    Raises:
+        DamagedError: an event is damaged.
+        RuntimeError: an event does not follow the ones before it.
+    """
+    view: RunView | None = None
+    after, stream = 0, stream_of(run_id)
+    while True:
+        head, page = await store.events(stream, after, PAGE)
+        for row in page:
+            said = read_payload(row.type, row.payload)
+            if isinstance(said, Started):
+                view = begun(said)
+            elif view is not None:
+                view = fold(view, row.type, said)
+            after = row.sequence
+        if head is None or after >= head.last_sequence:
+            return view

@@ -5,19 +5,17 @@ from typing import Any, Final
 
 from holdfast.core.deadline import rebased
 from holdfast.core.errors import DecodeError, HoldfastError
-from holdfast.core.journal import Started, read_payload
 from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.recovery import Phase, Step
-from holdfast.core.run import RunView, begun, decode_view, encode_view, fold
+from holdfast.core.run import decode_view, encode_view
 from holdfast.core.unit import DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.runtime.boot import Progress
-from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.journal import folded
 from holdfast.runtime.runs.view import KIND, TIMER_KIND, Timer, Views
 from holdfast.store.port import Finding, ListedRecord
 from holdfast.store.store import Store
 
 PAGE: Final = 500
-EVENTS: Final = 5_000
 
 
 class Upkeep:
@@ -42,19 +40,7 @@ class Upkeep:
 
     async def _difference(self, row: RecordRow) -> str:
         """Return how a run is shown that its journal does not say; empty if it fits."""
-        view: RunView | None = None
-        after, stream = 0, stream_of(row.key[0])
-        while True:
-            head, page = await self._store.events(stream, after, EVENTS)
-            for event in page:
-                said = read_payload(event.type, event.payload)
-                if isinstance(said, Started):
-                    view = begun(said)
-                elif view is not None:
-                    view = fold(view, event.type, said)
-                after = event.sequence
-            if head is None or after >= head.last_sequence:
-                break
+        view = await folded(self._store, row.key[0])
         if view is None:
             return "its journal does not begin with a start"
         # It may have gone on since it was listed; only a view that stayed is compared.

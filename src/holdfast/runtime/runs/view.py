@@ -9,6 +9,7 @@ Invariant: who changes a run from outside expects the view it decided by; so of 
 at once, the second one decides anew.
 """
 
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -17,7 +18,12 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.clock import Clock
 from holdfast.core.deadline import Deadline, ending_in
-from holdfast.core.errors import VersionConflictError
+from holdfast.core.errors import (
+    ConflictError,
+    DamagedError,
+    HoldfastError,
+    VersionConflictError,
+)
 from holdfast.core.event import Event
 from holdfast.core.journal import Payload, Started, TimerFired, encode_said
 from holdfast.core.key import Key
@@ -30,6 +36,7 @@ from holdfast.core.unit import (
     Committed,
     DeleteRecord,
     Expectation,
+    MendRecord,
     PutBlob,
     PutRecord,
     RecordRow,
@@ -38,9 +45,10 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.blob import Blobs
 from holdfast.runtime.runs.function import INLINE_BYTES_MAX, Functions
-from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.journal import folded, stream_of
 from holdfast.store.store import Store
 
+log = logging.getLogger("holdfast")
 KIND: Final = "holdfast.run"
 QUEUED_KIND: Final = "holdfast.run.queued"
 CODE_KIND: Final = "holdfast.run.code"
@@ -177,11 +185,32 @@ class Views:
         return (append, *projected(run_id, None, begun(said)))
 
     async def find(self, run_id: str) -> tuple[RunView, int] | None:
-        """Return a view and its version, or None."""
-        row = await self.store.read(lambda reader: reader.record(KIND, (run_id,)))
+        """Return a view and its version, or None; one that is damaged is made anew."""
+        try:
+            row = await self._row(run_id)
+        except DamagedError as damage:
+            row = await self._mended(run_id, damage)
         if row is None or row.value is None:
             return None
         return decode_view(row.value), row.version
+
+    async def _row(self, run_id: str) -> RecordRow | None:
+        return await self.store.read(lambda reader: reader.record(KIND, (run_id,)))
+
+    async def _mended(self, run_id: str, damage: DamagedError) -> RecordRow | None:
+        """Fold the journal, which is the authority, and put that in place of a damaged view."""
+        log.error("event=run_mended run=%s reason=%s", run_id, damage.reason)
+        view = await folded(self.store, run_id)
+        if view is None:
+            raise damage
+        mend = MendRecord(KIND, (run_id,), encode_view(view), view.status.value)
+        try:
+            await self.commit(Unit((mend,)))
+        except ConflictError:
+            return await self._row(run_id)  # Somebody else was faster.
+        except HoldfastError as error:
+            raise damage from error
+        return await self._row(run_id)
 
     async def get(self, run_id: str) -> tuple[RunView, int]:
         """
