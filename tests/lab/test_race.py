@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from holdfast.testing.process.race import race
+from holdfast.testing.process.race import RUN_CLAIMS, race
 
 pytestmark = pytest.mark.lab
 
@@ -30,3 +30,17 @@ def test_of_32_racing_processes_exactly_one_gets_each_thing(
     assert found.sound, found.failures[:5]
     assert found.rounds == ROUNDS
     assert len(found.winners) > RACERS // 4, "too few won: that was no race"
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_of_racing_processes_one_answers_resumes_and_executes_each_run(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """C5, A9, A10. A question, a run that rests, a run whose owner died."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    if store == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    found = race(url, racers=8, rounds=ROUNDS, seed=SEED, kinds=RUN_CLAIMS)
+    sys.stdout.write(f"\nHOLDFAST_SEED={SEED}: winners {found.winners}\n")
+    assert found.sound, found.failures[:5]
+    assert len(found.winners) > 1, "one got everything: that was no race"

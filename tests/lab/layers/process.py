@@ -1,13 +1,13 @@
 """Layers of real processes: killed one at a time, in storms over several, and racing."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
 
 from holdfast.testing.disk.images import Scratch
 from holdfast.testing.process.kills import RECOVERY, Forks, Kills
-from holdfast.testing.process.race import race
+from holdfast.testing.process.race import CLAIMS, RUN_CLAIMS, race
 from holdfast.testing.process.storm import Storm, storm
 from holdfast.testing.server import PostgresServer
 from tests.lab.layers.outcome import Job, Outcome, Wish
@@ -95,18 +95,22 @@ def rage(seed: int, kills: int, *, servers: int = 0) -> Outcome:
 def races(wish: Wish) -> Iterator[Job]:
     """Give jobs in which 32 processes are after the same things; by day few on PostgreSQL."""
     for number in range(wish.seeds):
-        yield partial(run_race, wish.seed + number, _RACES)
-        rounds = _RACES if wish.nightly else _RACES // 5
-        yield partial(run_race, wish.seed + number, rounds, on_postgres=True)
+        for kinds in (CLAIMS, RUN_CLAIMS):
+            job = partial(run_race, wish.seed + number, kinds=tuple(kinds))
+            yield partial(job, rounds=_RACES)
+            rounds = _RACES if wish.nightly else _RACES // 5
+            yield partial(job, rounds=rounds, on_postgres=True)
 
 
-def run_race(seed: int, rounds: int, *, on_postgres: bool = False) -> Outcome:
+def run_race(
+    seed: int, rounds: int, *, kinds: Sequence[str] = tuple(CLAIMS), on_postgres: bool = False
+) -> Outcome:
     """Let 32 processes race for so many things."""
     with Scratch() as scratch, PostgresServer() as server:
         if on_postgres:
             server.start()
         url = server.url if on_postgres else f"sqlite:///{scratch.lay({}) / 'a.db'}"
-        found = race(url, rounds=rounds, seed=seed)
+        found = race(url, rounds=rounds, seed=seed, kinds=kinds)
     return Outcome(Counter(rounds=found.rounds), 0, len(found.failures), found.failures[:5])
 
 

@@ -7,8 +7,9 @@ Many processes after the same thing at once: of k racers exactly one gets it.
 
 Each racer is a process with the store open. A round names one thing that can be had once: a
 lease, the first version of a record, the first event of a stream, work that a dead runtime left
-behind. All racers hear of it at the same moment and try; each says whether it got it. Several
-rounds are called out together and tried in another order by each racer, so that winners vary.
+behind, a question to be answered, a run to be resumed or executed. All racers hear of it at the
+same moment and try; each says whether it got it. Several rounds are called out together and tried
+in another order by each racer, so that winners vary.
 Afterwards each thing had exactly one winner, the store names that one, and `verify` finds nothing.
 """
 
@@ -23,19 +24,33 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 import holdfast
+from holdfast import Run
+from holdfast.core import codec
 from holdfast.core.errors import ConflictError, LeaseHeldError
 from holdfast.core.ledger import RESUME, EntryState, Owned, Sign, Terms, begun
-from holdfast.core.refusal import EntryHeldError, EntryStateError
+from holdfast.core.refusal import (
+    AnswerConflictError,
+    EntryHeldError,
+    EntryStateError,
+    RunStateError,
+)
 from holdfast.core.unit import Unit
 from holdfast.runtime.runtime import Runtime
 from holdfast.runtime.work.entry import written
 
-__all__ = ["CLAIMS", "LOST", "Claim", "Race", "race"]
+__all__ = ["CLAIMS", "LOST", "RUN_CLAIMS", "Claim", "Race", "race"]
 
-LOST: Final = (ConflictError, LeaseHeldError, EntryHeldError, EntryStateError)
+LOST: Final = (
+    AnswerConflictError,
+    ConflictError,
+    EntryHeldError,
+    EntryStateError,
+    LeaseHeldError,
+    RunStateError,
+)
 """What somebody hears who came too late."""
 
 _CALLED_TOGETHER: Final = 20
@@ -53,11 +68,13 @@ class Claim:
         take: tries to get it for somebody; raises if another was faster.
         taken: returns who has it, by the store.
         lay: puts it there, for racers of one process.
+        leave: puts it there in a process that dies then.
     """
 
     take: Callable[[Runtime, str, str], Awaitable[object]]
     taken: Callable[[Runtime, str], Awaitable[str]]
     lay: Callable[[Runtime, str], Awaitable[object]] | None = None
+    leave: Callable[[Runtime, str], Awaitable[object]] | None = None
 
 
 async def _grant(rt: Runtime, thing: str, name: str) -> None:
@@ -94,6 +111,10 @@ async def _interrupt(rt: Runtime, thing: str) -> None:
     await rt.commit(Unit((written((thing,), row.changed(EntryState.RESUMABLE)),)))
 
 
+async def _left(rt: Runtime, thing: str) -> None:
+    await rt.ledger.begin(thing, policy=RESUME)
+
+
 async def _claim(rt: Runtime, thing: str, name: str) -> None:
     entry = await rt.ledger.claim(thing)
     await entry.settle(name)
@@ -106,12 +127,95 @@ async def _claimed(rt: Runtime, thing: str) -> str:
     return str(info.outcome) if (info.generation, info.attempt) == (2, 2) else ""
 
 
+# Runs. Only a racer has a name; where nobody races, a run is begun and stays under way.
+
+
+async def _asking(run: Run) -> Any:
+    return await run.ask("Who?")
+
+
+async def _ask(rt: Runtime, thing: str) -> None:
+    run = await rt.runs.start(_asking, run_id=thing)
+    async for event in run.follow():
+        if event.type == "run.waiting":
+            return
+
+
+async def _answer(rt: Runtime, thing: str, name: str) -> None:
+    await rt.runs.answer(f"{thing}?1", name, by=name)
+
+
+async def _answered(rt: Runtime, thing: str) -> str:
+    said = await _said(rt, thing, "question.answered")
+    info = await rt.runs.ended(thing)
+    names = {codec.decode(bytes(info.result)), *(one["by"] for one in said)}
+    return str(names.pop()) if (len(said), len(names)) == (1, 1) else ""
+
+
+async def _rest(rt: Runtime, thing: str) -> None:
+    await _ask(rt, thing)
+    await rt.runs.pause(thing)
+
+
+async def _resume(rt: Runtime, thing: str, name: str) -> None:
+    await rt.runs.resume(thing, by=name)
+
+
+async def _resumed(rt: Runtime, thing: str) -> str:
+    said = await _said(rt, thing, "run.resumed")
+    return str(said[0]["by"]) if len(said) == 1 else ""
+
+
+async def _said(rt: Runtime, run_id: str, type: str) -> list[Any]:
+    events = await rt.runs.history(run_id).read()
+    return [event.data for event in events if event.type == type]
+
+
+def _worker(name: str) -> Callable[[Run], Awaitable[str]]:
+    async def work(run: Run) -> str:
+        async def here() -> str:
+            if not name:
+                await asyncio.Event().wait()
+            _EXECUTED.add(run.id)
+            return name
+
+        return await run.step("here", here)
+
+    return work
+
+
+async def _start(rt: Runtime, thing: str) -> None:
+    worker = rt.runs.register(_worker(""), name=thing)
+    await rt.runs.start(worker, run_id=thing)
+
+
+async def _execute(rt: Runtime, thing: str, name: str) -> None:
+    rt.runs.register(_worker(name), name=thing)
+    await rt.runs.ended(thing)
+    if thing not in _EXECUTED:
+        raise RunStateError(run_id=thing, state="ended", action="executed", reason="others did")
+
+
+async def _executed(rt: Runtime, thing: str) -> str:
+    said = await _said(rt, thing, "step.succeeded")
+    return str(said[0]["result"]) if len(said) == 1 else ""
+
+
+_EXECUTED: Final[set[str]] = set()
 CLAIMS: Final[Mapping[str, Claim]] = {
-    "entry": Claim(_claim, _claimed, _interrupt),
+    "entry": Claim(_claim, _claimed, _interrupt, _left),
     "lease": Claim(_grant, _granted),
     "record": Claim(_put, _was_put),
     "stream": Claim(_begin, _was_begun),
 }
+"""What any racers may be after, also those of one process."""
+
+RUN_CLAIMS: Final[Mapping[str, Claim]] = {
+    "answer": Claim(_answer, _answered, leave=_ask),
+    "resume": Claim(_resume, _resumed, leave=_rest),
+    "run": Claim(_execute, _executed, leave=_start),
+}
+"""What only processes may be after: the answer to a question, a run to be resumed or executed."""
 
 
 @dataclass(slots=True)
@@ -155,7 +259,7 @@ def race(
         racers: how many processes.
         rounds: how many things there are to be had, of each kind in turn.
         seed: decides in which order racers are called, and each tries.
-        kinds: keys of `CLAIMS`: what is raced for.
+        kinds: keys of `CLAIMS` or `RUN_CLAIMS`: what is raced for.
 
     Raises:
         RuntimeError: a racer failed; its error was written to stderr.
@@ -163,7 +267,7 @@ def race(
     outcome, rng = Race(seed, racers), Random(seed)
     chosen = sorted(kinds)
     things = [f"{chosen[number % len(chosen)]}/{number}" for number in range(rounds)]
-    _leave_behind(url, [thing for thing in things if thing.startswith("entry/")])
+    _leave_behind(url, [thing for thing in things if _claim_of(thing).leave is not None])
     won: dict[str, list[str]] = {thing: [] for thing in things}
     with ExitStack() as stack:
         everybody = [stack.enter_context(_Racer(url, f"r{n}", seed)) for n in range(racers)]
@@ -188,13 +292,15 @@ def _leave_behind(url: str, things: list[str]) -> None:
 
 
 async def _die(url: str, things: Sequence[str]) -> None:
-    async with holdfast.open(url, busy_wait=_BUSY_WAIT) as rt:
-        await asyncio.gather(*(_left(rt, thing) for thing in things))
+    async with holdfast.open(url, busy_wait=_BUSY_WAIT, functions=[_asking]) as rt:
+        leaving = (leave(rt, thing) for thing in things if (leave := _claim_of(thing).leave))
+        await asyncio.gather(*leaving)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def _left(rt: Runtime, thing: str) -> None:
-    await rt.ledger.begin(thing, policy=RESUME)
+def _claim_of(thing: str) -> Claim:
+    kind = thing.partition("/")[0]
+    return CLAIMS.get(kind) or RUN_CLAIMS[kind]
 
 
 async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
@@ -202,7 +308,7 @@ async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
         for thing, names in won.items():
             outcome.rounds += 1
             outcome.winners.update(names)
-            taken = await CLAIMS[thing.partition("/")[0]].taken(rt, thing)
+            taken = await _claim_of(thing).taken(rt, thing)
             if names != [taken]:
                 what = f"{thing} was won by {names or 'nobody'}, the store says {taken or 'nobody'}"
                 outcome.failures.append(f"seed {outcome.seed}: {what}")
@@ -247,7 +353,7 @@ async def _run(url: str, name: str, seed: int) -> None:
     """Be a racer: hear what there is, try, say what was got, until the input ends."""
     rng = Random(f"{seed}/{name}")
     # So many racers take three connections each: few servers allow more than a hundred.
-    async with holdfast.open(url, busy_wait=_BUSY_WAIT, readers=1) as rt:
+    async with holdfast.open(url, busy_wait=_BUSY_WAIT, readers=1, functions=[_asking]) as rt:
         while line := await asyncio.to_thread(sys.stdin.readline):
             things: list[str] = json.loads(line)
             rng.shuffle(things)
@@ -261,7 +367,7 @@ async def _run(url: str, name: str, seed: int) -> None:
 
 async def _try(rt: Runtime, thing: str, name: str) -> str:
     try:
-        await CLAIMS[thing.partition("/")[0]].take(rt, thing, name)
+        await _claim_of(thing).take(rt, thing, name)
     except LOST:
         return ""
     return thing
