@@ -267,9 +267,9 @@ def test_of_two_who_take_the_last_place_of_a_queue_one_gets_it(store_url: str) -
         await rt.runs.queues.limit("q", concurrency=1)
         shares = [await rt.runs.queues.share("q", run_id) for run_id in ("a", "b")]
         first, second = [Unit(share.writes, share.expects) for share in shares if share]
-        await rt.commit(first)
+        await rt._store.commit(first)
         with pytest.raises(VersionConflictError):
-            await rt.commit(second)
+            await rt._store.commit(second)
 
     execute(store_url, ManualClock(), work)
 
