@@ -18,6 +18,8 @@ import pytest
 import holdfast
 from holdfast import Run, Runtime
 from holdfast.core.journal import Emitted
+from holdfast.core.unit import Append, Unit
+from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.view import event_of
 from tests.runtime.test_runs import until
 
@@ -50,7 +52,7 @@ async def emit(rt: Runtime, events: int) -> None:
     for first in range(0, events, BATCH):
         numbers = range(first, min(events, first + BATCH))
         said = [event_of("user.tick", Emitted(n, msgspec.Raw(b"\x01"))) for n in numbers]
-        await rt.runs.history(LONG).append_all(said)
+        await rt._store.commit(Unit((Append(stream_of(LONG), tuple(said)),)))
 
 
 async def measure(url: str) -> dict[str, float]:
