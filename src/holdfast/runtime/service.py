@@ -75,6 +75,10 @@ class Service(ABC):
             except Exception:
                 self.failures += 1
                 log.exception("event=service_failed service=%s", self.name)
+                # What fails because it is ended must not go on for ever.
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    return
                 # A tick that fails at once must not spin.
                 await asyncio.sleep(max(self.interval, 0.1))
 
