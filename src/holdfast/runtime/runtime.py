@@ -41,7 +41,8 @@ from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.sessions.sessions import Sessions
 from holdfast.runtime.watch import Watch
 from holdfast.runtime.work.ledger import Ledger
-from holdfast.runtime.work.rescue import Lifeline, Rescue
+from holdfast.runtime.work.lifeline import Lifeline
+from holdfast.runtime.work.rescue import Rescue
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
 from holdfast.store.options import scheme, sqlite_path
 from holdfast.store.port import Driver, Finding, Opened

@@ -56,7 +56,6 @@ from holdfast.core.unit import (
     Append,
     AtVersion,
     CloseStream,
-    Committed,
     DeleteRecord,
     Expectation,
     Fence,
@@ -73,9 +72,7 @@ from holdfast.runtime.boot import Progress
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.presence import LEASE_TTL, Presence, Present, lease_of
-from holdfast.runtime.service import Service
 from holdfast.runtime.work.entry import KIND, STOP_KIND, sign_of, written
-from holdfast.runtime.work.ledger import Ledger
 from holdfast.store.owner import proven_dead
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
@@ -404,41 +401,6 @@ class Rescue:
                     return entries, None
         except DamagedError as damage:
             return entries, damage
-
-
-class Lifeline(Service):
-    """Looks after the ledger between starts: what is owed, stops, the log, runtimes that died."""
-
-    def __init__(self, ledger: Ledger, rescue: Rescue, store: Store, interval: float) -> None:
-        """Take the ledger it looks after and the seconds between two looks."""
-        super().__init__("ledger", interval)
-        self._ledger = ledger
-        self._rescue = rescue
-        self._store = store
-
-    def entering(self) -> Unit:
-        """Nothing is written for it."""
-        return Unit(())
-
-    def entered(self, committed: Committed) -> None:
-        """Begin to look."""
-        self.start()
-
-    async def leave(self) -> None:
-        """End looking; write what is owed, so that the goodbye leaves nothing."""
-        await self.stop()
-        self._ledger.book.leaving = True
-        await self._ledger.clear()
-
-    async def tick(self) -> None:
-        """Look once."""
-        await self._ledger.clear()
-        for entry in list(self._ledger.book.open.values()):
-            await entry.look()
-        trimming = self._ledger.trimming()
-        if trimming is not None:
-            await self._store.commit_early(trimming)
-        await self._rescue.sweep()
 
 
 _Present = tuple[RecordRow, Present, LeaseRow | None]
