@@ -49,6 +49,7 @@ def test_a_run_with_a_damaged_journal_rests_and_the_others_go_on(kept_url: str) 
                 while (info := await rt.runs.get("bad")).status is not Status.PAUSED:
                     await until(rt, "good", "run.succeeded")
             assert info.why == "cannot be resumed: damaged"
+            assert rt.health().degraded == ("1 things are damaged; run `holdfast verify`",)
             assert len(await rt.runs.history("bad").read()) == 2
             with pytest.raises(DamagedError) as damaged:
                 await rt.runs.history("bad").read(after=2)

@@ -111,7 +111,7 @@ class Runtime:
         self._boot.parts.append(rescue)
         self._drain.work.append(self.ledger)
         self._presence.on_fenced = self._fenced
-        views = Views(store, redaction)
+        views = Views(store, redaction, self._damages)
         self._executor = Executor(views, self.ledger, self._presence)
         self._watch.on_streams = self._executor.heard
         options = store.options

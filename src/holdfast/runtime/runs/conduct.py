@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast.core.errors import HoldfastError, VersionConflictError
+from holdfast.core.errors import DamagedError, HoldfastError, VersionConflictError
 from holdfast.core.journal import Diverged, Failed, Failure, Pausing, Queued, Succeeded, Waiting
 from holdfast.core.run import CRASHES_MAX, Said, Status
 from holdfast.runtime.runs.ending import Ending, ending_of
@@ -55,6 +55,8 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
     except asyncio.CancelledError:
         return await _stopped(execution)
     except HoldfastError as error:
+        if isinstance(error, DamagedError):
+            await views.damages.note(error)
         await execution.release(
             "run.paused", Pausing(execution.now(), f"cannot be resumed: {error.code}")
         )

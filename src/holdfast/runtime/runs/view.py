@@ -44,6 +44,7 @@ from holdfast.core.unit import (
     Write,
 )
 from holdfast.runtime.blob import Blobs
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.runs.function import INLINE_BYTES_MAX, Functions
 from holdfast.runtime.runs.journal import folded, stream_of
 from holdfast.store.store import Store
@@ -113,13 +114,15 @@ class Views:
 
     Attributes:
         functions: what can be run here.
+        damages: where damage is noted that somebody meets.
         on_queued, on_arrival: called with the id of a run to which something happened here.
         on_wait: called when a run began to wait here, perhaps for a timer.
     """
 
-    def __init__(self, store: Store, redaction: Redaction) -> None:
+    def __init__(self, store: Store, redaction: Redaction, damages: Damages) -> None:
         """Take the store."""
         self.store = store
+        self.damages = damages
         self.functions = Functions()
         self.redaction = redaction
         self.clock: Clock = store.world.clock
