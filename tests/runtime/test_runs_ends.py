@@ -1,4 +1,4 @@
-"""What a run leaves when it ends, and who hears of it; statements A9 and A11 of the runs."""
+"""How a run ends: what it leaves, who hears of it; statements A9 and A11 of the runs."""
 
 import asyncio
 from contextlib import aclosing
@@ -8,6 +8,7 @@ import pytest
 import holdfast
 from holdfast import Run
 from holdfast.core.run import Status
+from holdfast.runtime.runs import executor
 
 
 def test_a_run_that_ends_while_somebody_is_asked_closes_the_question(store_url: str) -> None:
@@ -63,5 +64,32 @@ def test_who_waits_here_is_told_the_end_as_it_is_stored(store_url: str, ending: 
             info = await waiting
             assert info.status is ending
             assert info == await rt.runs.get("r")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("way", ["heard of", "looked for"])
+def test_a_run_is_cancelled_from_another_runtime_while_it_is_in_a_step(
+    kept_url: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A11. It is heard of at once; who heard nothing looks at all views now and then."""
+    if way == "heard of":
+        monkeypatch.setattr(executor, "_VIEWS_APART", float("inf"))
+
+    async def main() -> None:
+        async with holdfast.open(kept_url) as executes, holdfast.open(kept_url) as cancels:
+            if way == "looked for":
+                executes._watch.on_streams = lambda _: None
+            began = asyncio.Event()
+
+            async def work(run: Run) -> None:
+                began.set()
+                await run.step("long", asyncio.Event().wait)
+
+            run = await executes.runs.start(work, run_id="r")
+            await began.wait()
+            await cancels.runs.cancel("r", reason="enough")
+            async with asyncio.timeout(20):
+                assert (await run.ended()).status is Status.CANCELLED
 
     asyncio.run(main())

@@ -168,7 +168,10 @@ class Executor(Service):
 
     def heard(self, streams: Sequence[str]) -> None:
         """Look soon, since others wrote into journals; once for all that comes until then."""
-        if not self._hearing and any(name.startswith(PREFIX) for name in streams):
+        runs = [name.removeprefix(PREFIX) for name in streams if name.startswith(PREFIX)]
+        for run_id in runs:
+            self._poke(run_id)
+        if runs and not self._hearing:
             self._hearing = True
             asyncio.get_running_loop().call_later(HEARD, self._look_soon)
 
@@ -290,8 +293,7 @@ class Executor(Service):
         """Take a run, unless somebody else does or did; `seen` is its view as it was just now."""
         execution = self.live.get(run_id)
         if execution is None or execution.over.done():
-            found = None if seen is None else await self._begin(run_id, seen)
-            found = found or await self._begin(run_id)
+            found = await self._begin(run_id, seen) or (seen and await self._begin(run_id))
             if found is not None:
                 self._execute_new(run_id, *found)
             return
@@ -336,9 +338,8 @@ class Executor(Service):
         if found is None:
             return None
         view, version = found
-        if view.status not in (Status.QUEUED, Status.RUNNING, Status.CANCELLING):
-            return None
-        if not self._may_take(view):
+        taken_up = view.status in (Status.QUEUED, Status.RUNNING, Status.CANCELLING)
+        if not taken_up or not self._may_take(view):
             return None
         said = Dispatched(view.attempt + 1, self._views.wall(), self._presence.incarnation)
         after = fold(view, "run.dispatched", said)
