@@ -38,3 +38,34 @@ def test_a_run_goes_on_when_more_arrives_while_it_looks(
             assert sent and await run.result() == ["first", "second"]
 
     asyncio.run(main())
+
+
+def test_a_pause_that_arrives_as_a_run_begins_to_wait_is_taken(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A3, A11. It waited on, neither paused nor parked, until somebody cancelled it."""
+
+    async def main() -> None:
+        async with holdfast.open(store_url) as rt:
+            begin_wait = Execution._begin_wait
+            paused: list[str] = []
+
+            async def pause_first(self: Execution, *rest: Any) -> None:
+                if not paused:
+                    paused.append(self.run_id)
+                    await rt.runs.pause(self.run_id)
+                await begin_wait(self, *rest)
+
+            async def work(run: Run) -> Any:
+                return await run.signal("word")
+
+            monkeypatch.setattr(Execution, "_begin_wait", pause_first)
+            run = await rt.runs.start(work)
+            async for event in run.follow():
+                if event.type == "run.paused":
+                    break
+            await rt.runs.resume(run.id)
+            await rt.runs.signal(run.id, "word", "said")
+            assert await run.result() == "said"
+
+    asyncio.run(main())

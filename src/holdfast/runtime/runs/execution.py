@@ -8,12 +8,10 @@ One run being executed by its owner: what is known of it here, and how the owner
                         +-- finish / release / lost --> gone
 
 Steps are appended under the fence alone and side by side. What changes the view goes through
-`change`, one at a time, and expects the view as it is known here; if others put something in
-meanwhile, that is taken in first and the change is decided anew.
+`change`, one at a time, expects the view known here, and is decided anew if others were faster.
 
-A run parks when it begins to wait while no step is under way: the wait, the view and the
-settlement of the entry are one unit. From then on nobody owns it, and whatever it begins while
-it is parked (another branch of it goes on) first makes it owned again.
+A run parks when it begins to wait while no step is under way: wait, view and settlement of the
+entry are one unit. Whatever it begins while it is parked first makes it owned again.
 
 Invariants: nothing is appended by an execution that is not the owner; what a wait is for and
 arrived before the run parked is never slept over; a discarded execution writes nothing.
@@ -263,6 +261,7 @@ class Execution:
             return
         async with self.lock:
             if not self.parked:
+                self.held = self.unread or self.draining  # What else holds it is taken in.
                 await self._take_in()
 
     async def _take_in(self) -> None:
@@ -360,6 +359,10 @@ class Execution:
     async def park_if_idle(self) -> None:
         """Park a run whose steps ended while it was waiting for something."""
         if self.parked or self.working or not self._waits or self.lock.locked():
+            return
+        if self.view.pausing and not self._told:
+            self._told = True
+            self.errand.cancel()
             return
         async with self.lock:
 
