@@ -158,18 +158,24 @@ def migrate(
 
 @app.command("export", epilog=EXIT_CODES)
 def export_(
-    stream: Annotated[str, typer.Argument(help="Name of the stream.")],
     store: Store,
     output: Annotated[Path, typer.Option("--output", dir_okay=False, help="File to write.")],
+    stream: Annotated[str | None, typer.Argument(help="Name of a stream.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Id of a run.")] = None,
 ) -> None:
     """
-    Write one stream into a file: all of it or nothing, readable by you only.
+    Write one stream or one run into a file: all of it or nothing, readable by you only.
 
     \b
     Example:
       holdfast export chat/user-42 --store sqlite:///agent.db --output user-42.ndjson
+      holdfast export --run report-7 --store sqlite:///agent.db --output report-7.ndjson
     """
-    _finish_async(upkeep.export_stream(store, stream, output))
+    if (stream is None) == (run_id is None):
+        raise typer.BadParameter("name one stream, or one run with --run")
+    if run_id is not None:
+        _finish_async(upkeep.export_run(store, run_id, output))
+    _finish_async(upkeep.export_stream(store, stream or "", output))
 
 
 @app.command("import", epilog=EXIT_CODES)
@@ -178,15 +184,16 @@ def import_(
     store: Store,
 ) -> None:
     """
-    Check an export and append its events to the stream of the same name, which must be empty.
+    Check an export and bring in what it holds, which must not be there: a stream or a run.
 
-    An import that was killed goes on where it stopped when it is run again.
+    A run that was under way arrives paused. An import that was killed goes on where it stopped
+    when it is run again.
 
     \b
     Example:
       holdfast import user-42.ndjson --store postgresql://localhost/agent
     """
-    _finish_async(upkeep.import_stream(store, file))
+    _finish_async(upkeep.import_file(store, file))
 
 
 def _finish_async(work: Coroutine[Any, Any, Ending]) -> NoReturn:

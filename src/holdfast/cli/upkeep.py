@@ -1,11 +1,11 @@
-"""Commands that change a store or move a stream: migrate, export, import."""
+"""Commands that change a store or move what is in it: migrate, export, import."""
 
 from pathlib import Path
 
 import holdfast
 from holdfast.cli.exits import Ending
 from holdfast.cli.output import say, write_json, write_text
-from holdfast.runtime import transfer
+from holdfast.runtime import transfer, transfer_file
 from holdfast.runtime.schema import pending
 
 
@@ -33,8 +33,40 @@ async def export_stream(store: str, stream: str, output: Path) -> Ending:
     return Ending.DONE
 
 
-async def import_stream(store: str, file: Path) -> Ending:
-    """Append an export to the stream of the same name."""
+async def export_run(store: str, run_id: str, output: Path) -> Ending:
+    """Write one run with its children into a file."""
+    async with holdfast.open(store, read_only=True) as rt:
+        cover = await rt.transfers.export_run(run_id, output)
+    say(f"run {run_id}: {_counted(cover)} are in {output}")
+    return Ending.DONE
+
+
+async def import_file(store: str, file: Path) -> Ending:
+    """Make what a file holds be there: a stream, a run, a session."""
+    if transfer_file.is_bundle(file):
+        return await _import_bundle(store, file)
+    return await _import_stream(store, file)
+
+
+async def _import_bundle(store: str, file: Path) -> Ending:
+    transfer_file.read_parts(file)
+    async with holdfast.open(store) as rt:
+        done = await rt.transfers.import_file(file)
+    name = f"{done.cover.what} {'/'.join(done.cover.name)}"
+    if done.present:
+        say(f"{name} was there already; nothing was imported")
+        return Ending.DONE
+    say(f"{name}: {_counted(done.cover)} imported")
+    for run_id in done.resting:
+        say(f"run {run_id} was under way and is paused here; `rt.runs.resume` lets it go on")
+    return Ending.DONE
+
+
+def _counted(cover: transfer_file.Cover) -> str:
+    return f"{cover.streams} streams, {cover.records} records, {cover.blobs} blobs"
+
+
+async def _import_stream(store: str, file: Path) -> Ending:
     transfer.check_export(file)
     async with holdfast.open(store) as rt:
         done = await transfer.import_stream(rt, file)

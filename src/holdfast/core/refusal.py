@@ -226,6 +226,19 @@ class InvalidMachineError(CodecError):
     text = "machine {machine!r} cannot be run: {faults}"
 
 
+# Runs and sessions from other stores.
+
+
+@dataclass(eq=False, kw_only=True)
+class AlreadyThereError(ConflictError):
+    """What an import would bring is in use in this store."""
+
+    what: str
+    reason: str
+    code = "already_there"
+    text = "{what}: {reason}; nothing was imported"
+
+
 # Runs.
 
 

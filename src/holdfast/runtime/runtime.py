@@ -39,6 +39,7 @@ from holdfast.runtime.sessions.identity import Identities
 from holdfast.runtime.sessions.latch import Latches
 from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.sessions.sessions import Sessions
+from holdfast.runtime.transfers import Transfers
 from holdfast.runtime.watch import Watch
 from holdfast.runtime.work.ledger import Ledger
 from holdfast.runtime.work.lifeline import Lifeline
@@ -76,6 +77,7 @@ class Runtime:
         latches: breakers and flags that survive restarts.
         sessions: all sessions: found, listed, archived, closed.
         runs: functions that are executed under an id and survive the process.
+        transfers: runs and sessions out into files, and in again.
     """
 
     def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
@@ -98,6 +100,7 @@ class Runtime:
         self.snapshots = Snapshots(store, self._damages)
         self.feed = Feed(store, self._damages)
         self.latches = Latches(store)
+        self.transfers = Transfers(store)
         self.sessions = Sessions(
             store, self._flusher, self._damages, self.history, store.options.sessions_in_memory
         )

@@ -17,96 +17,34 @@ stream that is empty or holds the beginning of the very same events, so that one
 killed can be run again. Position, time and digest of an imported event are of the new store.
 """
 
-import re
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from holdfast.core import codec
 from holdfast.core.errors import (
-    CodecError,
-    DamagedFileError,
     InvalidValueError,
     SequenceConflictError,
     StreamNotFoundError,
 )
-from holdfast.core.event import Event, EventRow, RecordedEvent, chained_digest
+from holdfast.core.event import Event
 from holdfast.core.failpoint import Failpoints
-from holdfast.core.key import check_word
-from holdfast.core.unit import Append, AtSequence, CloseStream, Unit
+from holdfast.core.unit import (
+    JOURNALS,
+    RESERVED_STREAMS,
+    Append,
+    AtSequence,
+    CloseStream,
+    Unit,
+)
 from holdfast.runtime.history import StreamInfo
 from holdfast.runtime.runtime import Runtime
+from holdfast.runtime.transfer_file import PAGE_EVENTS, Header, Line, LineReader, LineWriter
 from holdfast.store.files import remove_leftovers, replace_file, replacing
 
-T = TypeVar("T")
-FORMAT: Final = "holdfast-stream-1"
-PAGE_EVENTS: Final = 1_000
 CHUNK_EVENTS: Final = 1_000
 CHUNK_BYTES: Final = 4 * 1024 * 1024
-# A payload of the largest size in base64, with room for the rest.
-LINE_BYTES_MAX: Final = 3 * codec.PAYLOAD_BYTES_MAX
-_HEXADECIMAL: Final = re.compile("[0-9a-f]{32}")
-
-
-class Header(msgspec.Struct, frozen=True):
-    """
-    The first line of an export.
-
-    Attributes:
-        format: name and version of the file format.
-        stream: name of the stream.
-        origin: number of the stream in the store it comes from.
-        first_sequence: sequence of its first event.
-        count: how many events follow.
-        anchor: digest before the first event, hexadecimal.
-        closed: the stream was closed.
-    """
-
-    format: str
-    stream: str
-    origin: int
-    first_sequence: int
-    count: int
-    anchor: str
-    closed: bool
-
-
-class Line(msgspec.Struct, frozen=True):
-    """One event of an export, as it was stored."""
-
-    sequence: int
-    position: int
-    type: str
-    payload: bytes
-    meta: bytes | None
-    recorded_at: float
-    digest: str
-
-    def follows(self, previous: bytes, origin: int) -> bool:
-        """Return whether this event's digest fits to the digest of the one before."""
-        row = EventRow(
-            self.position,
-            origin,
-            self.sequence,
-            self.type,
-            self.payload,
-            self.meta,
-            self.recorded_at,
-            b"",
-        )
-        try:
-            return chained_digest(previous, row).hex() == self.digest
-        except (TypeError, ValueError, OverflowError):
-            return False
-
-
-class Trailer(msgspec.Struct, frozen=True):
-    """The last line of an export: the digest of all lines before it, hexadecimal."""
-
-    sha256: str
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -149,26 +87,18 @@ async def export_stream(
     """
     history = rt.history(stream)
     info = await history.info()
-    header = Header(
-        FORMAT,
-        stream,
-        info.origin,
-        info.first_sequence,
-        info.last_sequence - info.first_sequence + 1,
-        info.anchor.hex(),
-        info.closed,
-    )
+    header = Header.of(info)
     remove_leftovers(path)
-    whole = sha256()
     with replacing(path, failpoints or Failpoints()) as file:
-        whole.update(_write(file, header))
+        writer = LineWriter(file)
+        writer.put(header)
         after = info.first_sequence - 1
         while after < info.last_sequence:
             limit = min(PAGE_EVENTS, info.last_sequence - after)
             for event in await history.read(after, limit):
-                whole.update(_write(file, _line(event)))
+                writer.put(Line.of(event))
                 after = event.sequence
-        _write(file, Trailer(whole.hexdigest()))
+        writer.end()
     return header
 
 
@@ -180,9 +110,10 @@ async def import_stream(rt: Runtime, path: Path) -> Imported:
         DamagedFileError: the file is not whole; nothing was imported.
         SequenceConflictError: the stream holds something else already.
         InvalidValueError: retention had removed the beginning before the export, so the
-            sequences cannot be kept.
+            sequences cannot be kept; or it is a journal of Holdfast, which means nothing alone.
     """
     header = check_export(path)
+    _check_free(header.stream)
     if header.first_sequence != 1:
         raise InvalidValueError(
             what="export",
@@ -208,15 +139,27 @@ def check_export(path: Path) -> Header:
         DamagedFileError: a line is damaged, missing or too much; names it.
     """
     with path.open("rb") as file:
-        header = _header(file, path)
-        for number, line in enumerate(_lines(file, path, header), start=2):
-            try:
-                check_word("event type", line.type)
-                codec.decode(line.payload)
-                codec.decode(b"\xc0" if line.meta is None else line.meta)
-            except CodecError as error:
-                raise _damaged(path, number, "is no event that could be stored") from error
+        reader = LineReader(file, path)
+        header = reader.header()
+        for _ in reader.stored_events(header):
+            pass
+        reader.end()
     return header
+
+
+def _check_free(stream: str) -> None:
+    """Refuse what Holdfast writes itself: without the records beside it nobody would find it."""
+    if stream.startswith(JOURNALS):
+        run_id = stream.removeprefix(JOURNALS)
+        next_step = f"`holdfast export --run {run_id!r}` takes the run along"
+    elif stream.startswith(RESERVED_STREAMS):
+        next_step = "a session is exported with `holdfast export --session`"
+    else:
+        return
+    raise InvalidValueError(
+        what=f"export of stream {stream!r}",
+        reason=f"is written by Holdfast alone and means nothing by itself; {next_step}",
+    )
 
 
 async def _present(rt: Runtime, path: Path, header: Header) -> int:
@@ -239,11 +182,12 @@ async def _same(rt: Runtime, path: Path, header: Header, until: int) -> int:
     history = rt.history(header.stream)
     same = 0
     with path.open("rb") as file:
-        lines = _lines(file, path, _header(file, path))
+        reader = LineReader(file, path)
+        lines = reader.events(reader.header())
         while same < until:
             page = await history.read(same, min(PAGE_EVENTS, until - same))
             for event, line in zip(page, lines, strict=False):
-                if (event.type, event.payload, event.meta) != (line.type, line.payload, line.meta):
+                if not line.says(event):
                     return same
                 same += 1
     return same
@@ -254,7 +198,8 @@ def _chunks(path: Path, after: int) -> Iterator[list[Line]]:
     chunk: list[Line] = []
     size = 0
     with path.open("rb") as file:
-        for line in _lines(file, path, _header(file, path)):
+        reader = LineReader(file, path)
+        for line in reader.events(reader.header()):
             if line.sequence <= after:
                 continue
             chunk.append(line)
@@ -264,64 +209,3 @@ def _chunks(path: Path, after: int) -> Iterator[list[Line]]:
                 chunk, size = [], 0
     if chunk:
         yield chunk
-
-
-def _line(event: RecordedEvent) -> Line:
-    return Line(
-        event.sequence,
-        event.position,
-        event.type,
-        event.payload,
-        event.meta,
-        event.recorded_at,
-        event.digest.hex(),
-    )
-
-
-def _header(file: BinaryIO, path: Path) -> Header:
-    header = _decode(file.readline(LINE_BYTES_MAX), Header, path, 1)
-    if header.format != FORMAT or not _HEXADECIMAL.fullmatch(header.anchor):
-        raise _damaged(path, 1, f"is not of the format {FORMAT}")
-    file.seek(0)
-    return header
-
-
-def _lines(file: BinaryIO, path: Path, header: Header) -> Iterator[Line]:
-    """Yield the events of a file from its beginning, each checked; at the end, the whole."""
-    whole = sha256(file.readline(LINE_BYTES_MAX))
-    previous = bytes.fromhex(header.anchor)
-    for number in range(2, header.count + 2):
-        raw = file.readline(LINE_BYTES_MAX)
-        line = _decode(raw, Line, path, number)
-        if line.sequence != header.first_sequence + number - 2:
-            raise _damaged(path, number, "another event was expected here")
-        if not line.follows(previous, header.origin):
-            raise _damaged(path, number, "event and digest differ")
-        whole.update(raw)
-        previous = bytes.fromhex(line.digest)
-        yield line
-    number = header.count + 2
-    if _decode(file.readline(LINE_BYTES_MAX), Trailer, path, number).sha256 != whole.hexdigest():
-        raise _damaged(path, number, "the digest of the whole differs")
-    if file.read(1):
-        raise _damaged(path, number + 1, "nothing was expected behind the last line")
-
-
-def _decode(raw: bytes, shape: type[T], path: Path, number: int) -> T:
-    if not raw.endswith(b"\n"):
-        raise _damaged(path, number, "the file was cut")
-    try:
-        return msgspec.json.decode(raw, type=shape, strict=True)
-    except (msgspec.DecodeError, ValueError):
-        # No cause: it would quote what it read, and that may be content.
-        raise _damaged(path, number, "is not a line of an export") from None
-
-
-def _damaged(path: Path, line: int, reason: str) -> DamagedFileError:
-    return DamagedFileError(file=str(path), line=line, reason=reason)
-
-
-def _write(file: BinaryIO, value: msgspec.Struct) -> bytes:
-    line = msgspec.json.encode(value) + b"\n"
-    file.write(line)
-    return line

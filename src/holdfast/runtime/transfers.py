@@ -1,0 +1,131 @@
+"""
+Runs and sessions out of a store into files, and in again; for one stream there is `transfer`.
+
+    await rt.transfers.export_run("report-7", Path("report-7.ndjson"))
+    await other.transfers.import_file(Path("report-7.ndjson"))
+
+Invariants: an import commits nothing before the whole file was checked; blobs come first, since
+they are named by their content and harm nobody; everything else is one unit, so a run or a
+session is there as a whole or not at all, and an import that was killed can be run again.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from holdfast.core.errors import (
+    ConflictError,
+    SequenceConflictError,
+    StreamClosedError,
+    VersionConflictError,
+)
+from holdfast.core.refusal import AlreadyThereError, RunExistsError
+from holdfast.core.unit import PutBlob, Unit
+from holdfast.runtime.runs.view import KIND
+from holdfast.runtime.transfer_file import Cover, Parts, read_blobs, read_parts, write_parts
+from holdfast.runtime.transfer_run import arrival_of, holds_already, read_run
+from holdfast.store.store import Store
+
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+
+
+class Arrived(msgspec.Struct, frozen=True):
+    """
+    What an import of a run or a session did.
+
+    Attributes:
+        cover: what the file holds.
+        present: it was there already, from an import that was killed; nothing was done.
+        resting: the runs that were under way and are paused here, until they are resumed.
+    """
+
+    cover: Cover
+    present: bool
+    resting: tuple[str, ...] = ()
+
+
+class Transfers:
+    """The way of runs and sessions between stores."""
+
+    def __init__(self, store: Store) -> None:
+        """Take the store."""
+        self._store = store
+
+    async def export_run(self, run_id: str, path: Path) -> Cover:
+        """
+        Write a run with its children into a file, readable by its owner only.
+
+        Args:
+            run_id: which run; `read_only=True` is enough.
+            path: the file; what is there is replaced as a whole, when everything is written.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            InvalidValueError: it is a child, or an older version of a pipeline.
+            DamagedError: something of it is damaged; nothing was written.
+        """
+        parts = await self._store.read(lambda reader: read_run(reader, run_id))
+        return await self._write(parts, path)
+
+    async def _write(self, parts: Parts, path: Path) -> Cover:
+        failpoints = self._store.world.failpoints
+        await self._store.read(lambda reader: write_parts(reader, parts, path, failpoints))
+        return parts.cover
+
+    async def import_file(self, path: Path) -> Arrived:
+        """
+        Make the run or the session of a file be there, as a whole or not at all.
+
+        A run that was under way arrives paused: `runs.resume` lets it go on here.
+
+        Raises:
+            DamagedFileError: the file is not whole; nothing was imported.
+            RunExistsError: there is, or was, another run with this id.
+            AlreadyThereError: something else of it is in use here.
+            LimitError: it is larger than what is committed at once.
+        """
+        parts = await self._store.blocking(lambda: read_parts(path))
+        arrival = arrival_of(parts, self._store.world.clock.wall())
+        if await self._store.read(lambda reader: holds_already(reader, parts)):
+            return Arrived(parts.cover, present=True)
+        try:
+            if parts.blobs:
+                await self._check(arrival.unit)
+                await self._bring_blobs(path)
+            await self._store.commit(arrival.unit)
+        except (VersionConflictError, SequenceConflictError, StreamClosedError) as conflict:
+            raise _refusal(parts, conflict) from conflict
+        return Arrived(parts.cover, present=False, resting=tuple(arrival.resting))
+
+    async def _check(self, unit: Unit) -> None:
+        """Refuse what is refused in the end, before any blob is written."""
+        await self._store.commit(Unit((), unit.expects))
+
+    async def _bring_blobs(self, path: Path) -> None:
+        chunks = _chunks(read_blobs(path))
+        while chunk := await self._store.blocking(lambda: next(chunks, ())):
+            await self._store.commit(Unit(chunk))
+
+
+def _chunks(blobs: Iterator[PutBlob]) -> Iterator[tuple[PutBlob, ...]]:
+    """Yield as many blobs at once as make a good unit."""
+    chunk: list[PutBlob] = []
+    size = 0
+    for blob in blobs:
+        chunk.append(blob)
+        size += len(blob.stored)
+        if size >= CHUNK_BYTES:
+            yield tuple(chunk)
+            chunk, size = [], 0
+    if chunk:
+        yield tuple(chunk)
+
+
+def _refusal(parts: Parts, conflict: ConflictError) -> ConflictError:
+    """Return what to tell of a conflict."""
+    if not isinstance(conflict, VersionConflictError) or conflict.kind == KIND:
+        return RunExistsError(run_id=parts.name[0])
+    what = f"{conflict.kind} {'/'.join(conflict.key)}"
+    return AlreadyThereError(what=what, reason=f"is in use, the {parts.what} cannot have it too")
