@@ -131,9 +131,12 @@ def test_sqlite_keeps_all_when_killed_at_a_call_to_the_disk(kills: Kills, moment
 
 def test_a_kill_at_a_random_instant_loses_nothing(kills: Kills, new_url: NewUrl) -> None:
     """F1. As an out-of-memory kill would."""
-    rng = Random(SEED)
+    rng, longest = Random(SEED), 0.12
     for _ in range(60 if new_url().startswith("sqlite") else 25):
-        kills.strike(new_url(), seed=SEED, steps=12, after=rng.uniform(0.001, 0.12))
+        after = rng.uniform(0.001, longest)
+        # Who comes to the end in time shows how long that takes on this machine.
+        if not kills.struck(new_url(), seed=SEED, steps=12, after=after):
+            longest = max(after, 0.003)
     assert kills.kills > 5
 
 

@@ -13,8 +13,8 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.nouns import work
 from tests.lab.promises import invariant
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 40, 20
-_IMAGES_PER_JOB, _ERRORS_PER_JOB = 80, 30
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 40, 12
+_IMAGES_PER_JOB, _ERRORS_PER_JOB = 60, 20
 # The number of cases is the limit, not the time; a process that hangs is given up after 30 s.
 _SECONDS = 1_200.0
 # Where a kill of the nouns hurts; each has to be struck.
@@ -33,7 +33,7 @@ def nouns(wish: Wish) -> Iterator[Job]:
     for number in range(wish.seeds):
         seed = wish.seed + number
         yield partial(on_postgres, seed, min(_KILLS_ON_POSTGRES, wish.kills))
-        for part in range(3):
+        for part in range(2):
             yield partial(suffer, seed + part, kills=min(_KILLS_PER_JOB, wish.kills))
         for part in range(2):
             yield partial(suffer, seed + part, images=min(_IMAGES_PER_JOB, wish.images))
