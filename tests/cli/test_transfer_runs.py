@@ -4,17 +4,81 @@ Runs out of one store and into another (X13): as a whole or not at all, and neve
 Every run here is a real one of a real store; exports and imports go through the command line.
 """
 
+import asyncio
+import os
+import signal
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
+import pytest
 
 import holdfast
+from holdfast.core.context import Context
+from holdfast.core.errors import BlobNotFoundError, DamagedFileError
+from holdfast.core.machine import Machine
 from holdfast.core.run import Status
+from holdfast.core.world import World
+from holdfast.runtime.runtime import make_driver
+from holdfast.runtime.transfer_file import read_parts
+from holdfast.runtime.transfer_run import CANCELLED_BECAUSE, read_run
+from holdfast.store.port import Reads
 from tests.cli.invocation import invoke, run
+from tests.cli.test_transfer import killed
 
 QUESTION = "report-7?1"
 PAGES = b"page " * 20_000
+HOLDS: list[bool] = []
+"""Not empty while steps are not to come to an end."""
+ARRIVED = asyncio.Event()
+"""Set when a step is there that does not come to an end."""
+MACHINE = Machine("reading", initial="read", final={"done"})
+
+DYING = """
+import asyncio, sys, holdfast
+from tests.cli.test_transfer_runs import HOLDS, post
+async def main():
+    async with holdfast.open(sys.argv[1]) as rt:
+        HOLDS.append(True)
+        await (await rt.runs.start(post, run_id="post")).result()
+asyncio.run(main())
+"""
+
+CANCELLING = """
+import asyncio, os, signal, sys, holdfast
+from tests.cli.test_transfer_runs import ARRIVED, HOLDS, parent, reach
+async def main():
+    async with holdfast.open(sys.argv[1]) as rt:
+        HOLDS.append(True)
+        await rt.runs.start(parent, run_id="parent")
+        await ARRIVED.wait()
+        await reach(rt, "parent", "run.waiting")
+        info = await rt.runs.cancel("parent/1", mode="after_step")
+        if info.status is holdfast.Status.CANCELLING:
+            os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+
+IMPORT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import holdfast
+from holdfast.core.world import World
+url, source, point, nth = sys.argv[1:]
+left = int(nth)
+def pass_by():
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+world = World()
+async def main():
+    async with holdfast.open(url, world=world) as rt:
+        world.failpoints.arm(point, pass_by)
+        await rt.transfers.import_file(Path(source))
+asyncio.run(main())
+"""
 
 
 async def word(run: holdfast.Run, of: str) -> str:
@@ -30,6 +94,70 @@ async def report(run: holdfast.Run, topic: str) -> str:
     said = await run.ask("Publish this?", choices=["yes", "no"], timeout=3600.0)
     await run.sleep(0.01)
     return f"{title}: {said}, {len(pages)}"
+
+
+async def keeper(run: holdfast.Run) -> str:
+    """Leave something small behind, then ask."""
+    await run.attach("note", b"note")
+    return str(await run.ask("Keep it?"))
+
+
+def send() -> str:
+    """Be killed while it happens."""
+    if HOLDS:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "sent anew"
+
+
+async def post(run: holdfast.Run) -> str:
+    """Do what must not be done twice."""
+    return await run.step("send", send, effect="once")
+
+
+async def dawdle() -> None:
+    """Come to no end."""
+    ARRIVED.set()
+    await asyncio.Event().wait()
+
+
+async def lazy(run: holdfast.Run) -> None:
+    """Be the child that comes to no end."""
+    await run.step("dawdle", dawdle)
+
+
+async def parent(run: holdfast.Run) -> None:
+    """Wait for it."""
+    await run.child(lazy)
+
+
+@MACHINE.on("read", to="done")
+async def read(step: Any, ctx: Context) -> None:
+    """Count words, as soon as it may."""
+    while HOLDS:
+        await asyncio.Event().wait()
+    ctx["words"] = len(ctx.input.split())
+
+
+class Meddled:
+    """A reader on a real store, in which somebody answers between two of its queries."""
+
+    def __init__(self, reader: Reads, url: str) -> None:
+        self._reader = reader
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def records(self, *words: Any) -> Any:
+        """Let somebody answer first, once."""
+        url, self._url = self._url, ""
+        if url:
+            run(self._answer(url))
+        return self._reader.records(*words)
+
+    async def _answer(self, url: str) -> None:
+        async with holdfast.open(url) as rt:
+            await rt.runs.answer(QUESTION, "yes")
 
 
 FUNCTIONS = (report, word)
@@ -122,3 +250,228 @@ def test_a_run_under_way_arrives_paused_and_goes_on_when_it_is_resumed(
     assert (rests, result) == ("paused", f"LIGHTHOUSES: no, {len(PAGES)}")
     assert types.count("step.succeeded") == types.count("child.started") == 1
     assert run(look(origin))["info"].status is Status.WAITING
+
+
+def test_a_run_that_died_in_an_uncertain_step_stays_uncertain(empty: str, tmp_path: Path) -> None:
+    """X13, C2: what may have happened in one store is not repeated silently in another."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    killed(DYING, origin)
+    export(origin, target, "post")
+    assert invoke("import", target, store=empty).returncode == 0
+
+    async def go_on() -> tuple[list[str], str]:
+        async with holdfast.open(empty) as rt:
+            rt.runs.register(post)
+            await rt.runs.resume("post")
+            await reach(rt, "post", "run.waiting")
+            waits = (await rt.runs.get("post")).waits
+            await rt.runs.resolve("post", "send#1", holdfast.Verdict("done", "sent before"))
+            return waits, await rt.runs.result("post")
+
+    assert run(go_on()) == (["uncertain_effect:send#1"], "sent before")
+
+
+def test_a_run_that_was_being_cancelled_arrives_cancelled(empty: str, tmp_path: Path) -> None:
+    """X13, C1: nobody is there who was to end it, so it ends; its parent learns of it."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    killed(CANCELLING, origin)
+    export(origin, target, "parent")
+    done = invoke("import", target, store=empty)
+    assert (done.returncode, done.stderr.count("is paused here")) == (0, 1), done.stderr
+
+    async def look_at_both() -> tuple[Status, str, list[str], Status]:
+        async with holdfast.open(empty) as rt:
+            assert await rt.verify() == []
+            child = await rt.runs.get("parent/1")
+            events = await rt.runs.history("parent").read(limit=100)
+            said = [one.type for one in events[-3:]]
+            return child.status, child.why, said, (await rt.runs.get("parent")).status
+
+    status, why, said, parent = run(look_at_both())
+    assert (status, why) == (Status.CANCELLED, CANCELLED_BECAUSE)
+    assert (said, parent) == (["child.ended", "run.queued", "run.paused"], Status.PAUSED)
+
+
+def test_an_id_that_is_in_use_is_refused(empty: str, tmp_path: Path) -> None:
+    """X13: another run of that id is not touched; the very same one is there already."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(begin(origin, answer="yes"))
+    export(origin, target)
+    run(begin(empty))
+    before = run(look(empty))
+    done = invoke("import", target, store=empty)
+    assert (done.returncode, run(look(empty))) == (4, before)
+    assert "there is a run 'report-7' already" in done.stderr
+    again = invoke("import", target, store=origin)
+    assert again.returncode == 0
+    assert "run report-7 was there already; nothing was imported" in again.stderr
+
+
+def test_an_id_that_was_used_is_refused(empty: str, tmp_path: Path) -> None:
+    """X13: ids are never used twice, also not by an import of what retention removed."""
+    run(begin(empty, answer="yes"))
+    export(empty, tmp_path / "export")
+
+    async def remove() -> int:
+        async with holdfast.open(empty) as rt:
+            return await rt.runs.retain(0.0)
+
+    assert run(remove()) == 2
+    assert invoke("import", tmp_path / "export", store=empty).returncode == 4
+
+
+def test_a_key_of_another_run_is_refused(empty: str, tmp_path: Path) -> None:
+    """X13: a key leads to one run; the refusal says which key, and no blob is left behind."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(begin(origin, answer="yes"))
+    export(origin, target)
+
+    async def take_key() -> None:
+        async with holdfast.open(empty, functions=FUNCTIONS) as rt:
+            await (await rt.runs.start(word, "x", run_id="other", key="k-report-7")).result()
+
+    run(take_key())
+    done = invoke("import", target, store=empty)
+    assert done.returncode == 4
+    assert "holdfast.run.key k-report-7 belongs to another run here" in done.stderr
+
+    async def is_there() -> list[str]:
+        async with holdfast.open(empty, read_only=True) as rt:
+            with pytest.raises(BlobNotFoundError):
+                await rt.blobs.get(sha256(PAGES).hexdigest())
+            return [info.id for info in await rt.runs.list()]
+
+    assert run(is_there()) == ["other"]
+
+
+def test_any_flipped_bit_and_any_cut_of_a_run_is_noticed(tmp_path: Path) -> None:
+    """X3, X13: a run is whole, or it is refused with the line that is wrong."""
+    store, target = f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "export"
+
+    async def prepare() -> None:
+        async with holdfast.open(store, functions=[keeper]) as rt:
+            await rt.runs.start(keeper, run_id="keeper")
+            await reach(rt, "keeper", "question.asked")
+
+    run(prepare())
+    export(store, target, "keeper")
+    whole = target.read_bytes()
+    parts = read_parts(target)
+    assert (len(parts.streams), len(parts.records), len(parts.blobs)) == (1, 1, 1)
+    damaged = [whole[:size] for size in range(len(whole))]
+    damaged += [
+        whole[:at] + bytes([whole[at] ^ 1 << (at + turn) % 8]) + whole[at + 1 :]
+        for at in range(len(whole))
+        for turn in (0, 3)
+    ]
+    damaged += [whole + b"\n", whole + whole]
+    for content in damaged:
+        target.write_bytes(content)
+        with pytest.raises(DamagedFileError):
+            read_parts(target)
+
+
+def test_of_a_damaged_run_nothing_is_imported(empty: str, tmp_path: Path) -> None:
+    """X13: a bit of the last blob is wrong, and not even a store was made."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(begin(origin))
+    export(origin, target)
+    lines = target.read_bytes().splitlines(keepends=True)
+    lines[-2] = lines[-2].replace(b'"stored":"', b'"stored":"A')
+    target.write_bytes(b"".join(lines))
+    done = invoke("import", target, store=empty)
+    assert done.returncode == 1
+    assert f"line {len(lines) - 1}: " in done.stderr
+    assert invoke("verify", empty).returncode == 3
+
+
+@pytest.mark.parametrize("point", ["commit.written", "commit.committed"])
+@pytest.mark.parametrize("nth", [2, 3])
+def test_a_killed_import_of_a_run_is_finished_by_running_it_again(
+    point: str, nth: int, empty: str, tmp_path: Path
+) -> None:
+    """X1, X13: killed at its blobs or at the run itself, no part of a run is ever there."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(begin(origin, answer="yes"))
+    export(origin, target)
+    killed(IMPORT, empty, target, point, str(nth))
+    was_last = (point, nth) == ("commit.committed", 3)
+
+    async def listed() -> list[str]:
+        async with holdfast.open(empty, read_only=True) as rt:
+            assert await rt.verify() == []
+            return [info.id for info in await rt.runs.list()]
+
+    assert run(listed()) == (["report-7", "report-7/1"] if was_last else [])
+    done = invoke("import", target, store=empty)
+    assert done.returncode == 0, done.stderr
+    assert ("was there already" in done.stderr) is was_last
+    assert run(look(empty)) == run(look(origin))
+
+
+def test_a_run_that_changes_while_it_is_read_is_read_again(empty: str, tmp_path: Path) -> None:
+    """X13: an answer that comes between journal and questions is in both or in none."""
+    run(begin(empty))
+    driver = make_driver(empty, holdfast.Options(read_only=True), World())
+    driver.open()
+    try:
+        with driver.reading() as reader:
+            parts = read_run(cast(Reads, Meddled(reader, empty)), "report-7")
+    finally:
+        driver.close()
+    assert "question.answered" in [line.type for line in parts.streams[0].lines]
+    assert [one.tag for one in parts.records if one.kind == "holdfast.question"] == ["answered"]
+
+
+def test_a_child_is_exported_with_its_parent_only(store: str, tmp_path: Path) -> None:
+    """X13: what a child ends with belongs to its parent; the refusal names that one."""
+    run(begin(store, answer="yes"))
+    done = invoke("export", "--run", "report-7/1", "--output", tmp_path / "x", store=store)
+    assert done.returncode == 2
+    assert "export 'report-7', which takes its children along" in done.stderr
+    absent = invoke("export", "--run", "nobody", "--output", tmp_path / "x", store=store)
+    assert (absent.returncode, (tmp_path / "x").exists()) == (5, False)
+
+
+def test_a_journal_alone_is_refused_with_the_next_step(empty: str, tmp_path: Path) -> None:
+    """X13: a stream of a run is not a run; without its view nobody would ever find it."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+    run(begin(origin))
+    stream = invoke("export", "run/report-7", "--output", target, store=origin)
+    assert stream.returncode == 0
+    done = invoke("import", target, store=empty)
+    assert done.returncode == 2
+    assert "`holdfast export --run 'report-7'` takes the run along" in done.stderr
+    assert invoke("streams", store=empty).stdout.count("report-7") == 0
+
+
+def test_the_newest_content_of_a_pipeline_is_taken_along(empty: str, tmp_path: Path) -> None:
+    """X13, R5: a pipeline whose run was imported is under way there, and done once."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+
+    async def work(url: str) -> tuple[int, Any]:
+        async with holdfast.open(url) as rt:
+            pipeline = rt.pipeline(MACHINE, ("bank", "a"))
+            return (await pipeline.newest()).version, await pipeline.run("some text")
+
+    async def begin_it() -> str:
+        HOLDS.append(True)
+        async with holdfast.open(origin) as rt:
+            run_id = (await rt.pipeline(MACHINE, ("bank", "a")).start("some text")).run_id
+            await reach(rt, run_id, "run.dispatched")
+        HOLDS.clear()
+        return run_id
+
+    run_id = run(begin_it())
+    export(origin, target, run_id)
+    assert invoke("import", target, store=empty).returncode == 0
+    assert run(work(empty)) == run(work(origin)) == (1, {"words": 2})
+    assert invoke("import", target, store=empty).returncode == 0
+
+
+def test_an_option_too_many_or_too_few_is_a_usage_error(store: str, tmp_path: Path) -> None:
+    """X13: one thing is exported at a time."""
+    words = ["export", "--output", tmp_path / "x", "--store", store]
+    for more in ([], ["chat/zoe", "--run", "x"], ["--run", "x", "--session", "Chat/x"]):
+        assert invoke(*words, *more).returncode == 2
+    assert invoke(*words, "--session", "Chat").returncode == 2

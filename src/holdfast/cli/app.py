@@ -162,19 +162,25 @@ def export_(
     output: Annotated[Path, typer.Option("--output", dir_okay=False, help="File to write.")],
     stream: Annotated[str | None, typer.Argument(help="Name of a stream.")] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Id of a run.")] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", help="CLASS/KEY of a session, or a JSON list.")
+    ] = None,
 ) -> None:
     """
-    Write one stream or one run into a file: all of it or nothing, readable by you only.
+    Write one stream, run or session into a file: all of it or nothing, readable by you only.
 
     \b
     Example:
       holdfast export chat/user-42 --store sqlite:///agent.db --output user-42.ndjson
       holdfast export --run report-7 --store sqlite:///agent.db --output report-7.ndjson
+      holdfast export --session Chat/user-42 --store sqlite:///agent.db --output chat.ndjson
     """
-    if (stream is None) == (run_id is None):
-        raise typer.BadParameter("name one stream, or one run with --run")
+    if [stream, run_id, session].count(None) != 2:
+        raise typer.BadParameter("name one stream, or one run with --run, or one --session")
     if run_id is not None:
         _finish_async(upkeep.export_run(store, run_id, output))
+    if session is not None:
+        _finish_async(upkeep.export_session(store, session, output))
     _finish_async(upkeep.export_stream(store, stream or "", output))
 
 
@@ -184,7 +190,7 @@ def import_(
     store: Store,
 ) -> None:
     """
-    Check an export and bring in what it holds, which must not be there: a stream or a run.
+    Check an export and bring in what it holds, which must not be there yet.
 
     A run that was under way arrives paused. An import that was killed goes on where it stopped
     when it is run again.

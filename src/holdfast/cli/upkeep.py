@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import msgspec
+
 import holdfast
 from holdfast.cli.exits import Ending
 from holdfast.cli.output import say, write_json, write_text
+from holdfast.core.errors import InvalidValueError
 from holdfast.runtime import transfer, transfer_file
 from holdfast.runtime.schema import pending
 
@@ -39,6 +42,26 @@ async def export_run(store: str, run_id: str, output: Path) -> Ending:
         cover = await rt.transfers.export_run(run_id, output)
     say(f"run {run_id}: {_counted(cover)} are in {output}")
     return Ending.DONE
+
+
+async def export_session(store: str, name: str, output: Path) -> Ending:
+    """Write one session into a file."""
+    kind, *key = _parts_of(name)
+    async with holdfast.open(store, read_only=True) as rt:
+        cover = await rt.transfers.export_session(kind, tuple(key), output)
+    say(f"session {name}: {_counted(cover)} are in {output}")
+    return Ending.DONE
+
+
+def _parts_of(name: str) -> list[str]:
+    """Return class and key of a session, written as CLASS/KEY/… or as a list in JSON."""
+    try:
+        parts = msgspec.json.decode(name, type=list[str]) if name[:1] == "[" else name.split("/")
+    except msgspec.DecodeError:
+        parts = []
+    if len(parts) < 2:
+        raise InvalidValueError(what="--session", reason="is CLASS/KEY, or a list of them in JSON")
+    return parts
 
 
 async def import_file(store: str, file: Path) -> Ending:

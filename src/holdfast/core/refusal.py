@@ -82,6 +82,16 @@ class SessionArchivedError(StateError):
     text = "session {kind} {key!r} is archived; restore it before it is changed"
 
 
+@dataclass(eq=False, kw_only=True)
+class SessionBusyError(ConflictError):
+    """The session changes all the time; it could not be read as it is at one moment."""
+
+    kind: str
+    key: tuple[str, ...]
+    code = "session_busy"
+    text = "session {kind} {key!r} changes faster than it can be read; try again"
+
+
 # The ledger.
 
 

@@ -349,7 +349,7 @@ class _Arriving:
         return self._views[run_id]
 
 
-def holds_already(reader: Reads, parts: Parts) -> bool:
+def holds_run(reader: Reads, parts: Parts) -> bool:
     """
     Return whether a store holds everything that the journals of a bundle say.
 

@@ -21,11 +21,15 @@ from holdfast.core.errors import (
     StreamClosedError,
     VersionConflictError,
 )
+from holdfast.core.key import Key, as_key
 from holdfast.core.refusal import AlreadyThereError, RunExistsError
 from holdfast.core.unit import PutBlob, Unit
 from holdfast.runtime.runs.view import KIND
+from holdfast.runtime.sessions.image import HEAD
+from holdfast.runtime.sessions.state import shape_of
 from holdfast.runtime.transfer_file import Cover, Parts, read_blobs, read_parts, write_parts
-from holdfast.runtime.transfer_run import arrival_of, holds_already, read_run
+from holdfast.runtime.transfer_run import Arrival, arrival_of, holds_run, read_run
+from holdfast.runtime.transfer_session import holds_session, read_session, session_unit
 from holdfast.store.store import Store
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -69,6 +73,23 @@ class Transfers:
         parts = await self._store.read(lambda reader: read_run(reader, run_id))
         return await self._write(parts, path)
 
+    async def export_session(self, kind: type[object] | str, key: str | Key, path: Path) -> Cover:
+        """
+        Write what is stored of a session into a file, readable by its owner only.
+
+        Args:
+            kind: its class, or the name of that.
+            key: its key.
+            path: the file; what is there is replaced as a whole, when everything is written.
+
+        Raises:
+            RecordNotFoundError: there is no such session.
+            DamagedError: something of it is damaged; nothing was written.
+        """
+        name = kind if isinstance(kind, str) else shape_of(kind).name
+        parts = await self._store.read(lambda reader: read_session(reader, (name, *as_key(key))))
+        return await self._write(parts, path)
+
     async def _write(self, parts: Parts, path: Path) -> Cover:
         failpoints = self._store.world.failpoints
         await self._store.read(lambda reader: write_parts(reader, parts, path, failpoints))
@@ -87,8 +108,9 @@ class Transfers:
             LimitError: it is larger than what is committed at once.
         """
         parts = await self._store.blocking(lambda: read_parts(path))
-        arrival = arrival_of(parts, self._store.world.clock.wall())
-        if await self._store.read(lambda reader: holds_already(reader, parts)):
+        holds = holds_run if parts.what == "run" else holds_session
+        arrival = self._arrival(parts)
+        if await self._store.read(lambda reader: holds(reader, parts)):
             return Arrived(parts.cover, present=True)
         try:
             if parts.blobs:
@@ -98,6 +120,12 @@ class Transfers:
         except (VersionConflictError, SequenceConflictError, StreamClosedError) as conflict:
             raise _refusal(parts, conflict) from conflict
         return Arrived(parts.cover, present=False, resting=tuple(arrival.resting))
+
+    def _arrival(self, parts: Parts) -> Arrival:
+        wall = self._store.world.clock.wall()
+        if parts.what == "run":
+            return arrival_of(parts, wall)
+        return Arrival(session_unit(parts, self._store.world.ids.incarnation().hex(), wall), [])
 
     async def _check(self, unit: Unit) -> None:
         """Refuse what is refused in the end, before any blob is written."""
@@ -125,7 +153,10 @@ def _chunks(blobs: Iterator[PutBlob]) -> Iterator[tuple[PutBlob, ...]]:
 
 def _refusal(parts: Parts, conflict: ConflictError) -> ConflictError:
     """Return what to tell of a conflict."""
-    if not isinstance(conflict, VersionConflictError) or conflict.kind == KIND:
-        return RunExistsError(run_id=parts.name[0])
-    what = f"{conflict.kind} {'/'.join(conflict.key)}"
-    return AlreadyThereError(what=what, reason=f"is in use, the {parts.what} cannot have it too")
+    if not isinstance(conflict, VersionConflictError) or conflict.kind in (KIND, HEAD):
+        if parts.what == "run":
+            return RunExistsError(run_id=parts.name[0])
+        reason = "there is one with this key, or the history of one"
+    else:
+        reason = f"{conflict.kind} {'/'.join(conflict.key)} belongs to another {parts.what} here"
+    return AlreadyThereError(what=f"{parts.what} {'/'.join(parts.name)}", reason=reason)

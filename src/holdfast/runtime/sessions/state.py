@@ -117,7 +117,7 @@ class Shape:
 
     def kind(self, slot: str) -> str:
         """Return the record kind of a slot."""
-        return f"session.{self.name}.{slot}"
+        return kind_of(self.name, slot)
 
     def fields(self, tier: Tier) -> tuple[str, ...]:
         """Return the names of the fields of a tier."""
@@ -294,6 +294,11 @@ def end_watch(value: object) -> None:
 def plain_fields(encoded: Mapping[str, bytes]) -> Fields:
     """Return encoded fields as the plain values that upcasts and histories see."""
     return {name: codec.decode(part, name) for name, part in encoded.items()}
+
+
+def kind_of(shape: str, slot: str) -> str:
+    """Return the record kind of a slot, by the name of the class."""
+    return f"session.{shape}.{slot}"
 
 
 def stream_of(shape: str, key: Key) -> str:
