@@ -18,7 +18,7 @@ from holdfast.core.run import CRASHES_MAX, TERMINAL
 from holdfast.runtime.runs.handle import RunInfo
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.testing.trials.trial import Lab
-from tests.lab.runs import KEY, NARROW
+from tests.lab.runs import KEY, NARROW, REST
 from tests.lab.scripts import (
     DOOMED_ATTEMPTS,
     Expected,
@@ -170,7 +170,9 @@ async def _damaged(rt: Runtime, told: Told) -> None:
     assert read == sequence - 1, f"event {sequence} is damaged, {read} can be read"
     info = await rt.runs.get(run_id)
     if told.all_ended:
-        rests = info.status is Status.WAITING or "damaged" in info.why
+        # Who was let rest before, or waits, has not met the damage yet.
+        met = "damaged" in info.why or info.why == REST
+        rests = info.status is Status.WAITING or (info.status is Status.PAUSED and met)
         assert rests, f"{run_id} is damaged, and is {info.status}: {info.why}"
 
 

@@ -58,6 +58,7 @@ _LOOK_SECONDS: Final = 0.01
 # Less than the time after which the lab calls a process hanging, so that it can say why.
 _PATIENCE_SECONDS: Final = 8.0
 _LISTED: Final = 10_000
+REST: Final = "rest"
 _BEGAN, _DAMAGED = "began", "damaged"
 
 
@@ -158,7 +159,7 @@ class Program:
         """Return what is not over, and why."""
         stuck: list[str] = []
         for info in await self._rt.runs.list():
-            if not info.is_terminal:
+            if not info.is_terminal and info.id != self._without:
                 events = await self._rt.runs.history(info.id).read(limit=_LISTED)
                 said = [event.type for event in events][-6:]
                 reason = info.waits or info.why
@@ -218,7 +219,7 @@ class Program:
         rested = any(event.type in ("run.pausing", "run.paused") for event in events)
         if plan.rests and not rested and info.attempt:
             with suppress(RunStateError):
-                await self._rt.runs.pause(plan.run_id, reason="rest")
+                await self._rt.runs.pause(plan.run_id, reason=REST)
                 self._did(["rested", plan.run_id])
         waits_for_good = info.reason in ("question", "child")
         if (plan.cancel == "running" and info.attempt) or (plan.cancel and waits_for_good):

@@ -23,19 +23,19 @@ def test_a_run_goes_on_when_more_arrives_while_it_looks(
             async def look_and_get(self: Execution) -> None:
                 await look(self)
                 if not sent:
-                    sent.append("second")
-                    await rt.runs.signal(self.run_id, "word", "second")
+                    sent.append("word")
+                    await rt.runs.signal(self.run_id, "word", "said")
 
-            async def work(run: Run) -> list[Any]:
-                await run.step("first", rt.runs.signal, run.id, "word", "first")
+            async def work(run: Run) -> Any:
                 monkeypatch.setattr(Execution, "look", look_and_get)
-                await run.step("second", lambda: None)
-                return [await run.signal("word"), await run.signal("word")]
+                rt._executor._poke(run.id)  # So its next step looks first.
+                await run.step("step", lambda: None)
+                return await run.signal("word")
 
             run = await rt.runs.start(work)
             info = await run.ended()
             assert info.status is Status.SUCCEEDED, info.error
-            assert sent and await run.result() == ["first", "second"]
+            assert sent and await run.result() == "said"
 
     asyncio.run(main())
 
@@ -67,5 +67,38 @@ def test_a_pause_that_arrives_as_a_run_begins_to_wait_is_taken(
             await rt.runs.resume(run.id)
             await rt.runs.signal(run.id, "word", "said")
             assert await run.result() == "said"
+
+    asyncio.run(main())
+
+
+def test_what_begins_a_wait_is_durable_also_if_something_arrives_just_then(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A1, A10. It waited for an answer to what was never asked, for a time that never was set."""
+
+    async def main() -> None:
+        async with holdfast.open(store_url) as rt:
+            change = Execution._change
+            sent: list[str] = []
+
+            async def changed_meanwhile(self: Execution, *rest: Any, **more: Any) -> Any:
+                if len(sent) < 2:
+                    sent.append("word")
+                    await rt.runs.signal(self.run_id, "word")
+                return await change(self, *rest, **more)
+
+            async def work(run: Run) -> Any:
+                answer = await run.ask("Who?")
+                await run.sleep(0.001)
+                return answer
+
+            monkeypatch.setattr(Execution, "_change", changed_meanwhile)
+            run = await rt.runs.start(work)
+            async with asyncio.timeout(20):
+                async for event in run.follow():
+                    if event.type == "question.asked":
+                        break
+                await rt.runs.answer(f"{run.id}?1", "me", by="ann")
+                assert await run.result() == "me"
 
     asyncio.run(main())

@@ -18,6 +18,7 @@ from holdfast.core.ledger import RESUME, Terms
 from holdfast.core.unit import PutRecord, Unit
 from holdfast.core.world import World
 from holdfast.runtime.runs import executor
+from holdfast.runtime.runs.executor import Executor
 from holdfast.store.port import CommitFailed
 
 
@@ -152,5 +153,40 @@ def test_a_run_that_another_runtime_queued_is_taken_without_waiting_for_the_next
             run = await starts.runs.start(seven)
             async with asyncio.timeout(20):
                 assert await run.result() == 7
+
+    asyncio.run(whole())
+
+
+def test_who_stops_taking_runs_waits_for_all_that_are_being_taken(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A1, A13. One that was taken behind its back kept the runtime from closing, for ever."""
+
+    async def whole() -> None:
+        begin = Executor._begin
+        gates, taken = {id: asyncio.Event() for id in ("a", "b")}, asyncio.Semaphore(0)
+
+        async def begin_late(self: Executor, run_id: str, *seen: Any) -> Any:
+            found = await begin(self, run_id, *seen)
+            taken.release()
+            await gates[run_id].wait()
+            return found
+
+        monkeypatch.setattr(Executor, "_begin", begin_late)
+        async with holdfast.open(store_url, functions=[seven]) as rt:
+            rt._executor.capacity = 0
+            for run_id in gates:
+                await rt.runs.start(seven, run_id=run_id)
+            rt._executor.capacity = len(gates)
+            rt._executor.look()
+            for _ in gates:
+                await taken.acquire()
+            stopping = asyncio.create_task(rt._executor.stop())
+            await asyncio.sleep(0)
+            gates["a"].set()
+            assert await rt.runs.result("a") == 7
+            assert not stopping.done()
+            gates["b"].set()
+            await stopping
 
     asyncio.run(whole())

@@ -247,7 +247,7 @@ def test_several_runtimes_share_what_a_queue_lets_run(kept_url: str) -> None:
             runtimes = (rt, two, three)
             for one in runtimes:
                 one.runs.register(notes)
-            await rt.runs.queues.limit("q", rate=4, per=60)
+            await rt.runs.queues.limit("q", rate=4, per=10)
             for begun in (4, 8, 12):
                 starts = [one.runs.start(notes, "x", queue="q") for one in runtimes * 4]
                 await asyncio.gather(*starts)
@@ -255,7 +255,7 @@ def test_several_runtimes_share_what_a_queue_lets_run(kept_url: str) -> None:
                 await until_begun(rt, begun)
                 await asyncio.gather(*(looked(one) for one in runtimes))
                 assert await begun_in_queue(rt) == begun
-                clock.advance(61)
+                clock.advance(11)
 
     asyncio.run(race())
 
@@ -291,12 +291,12 @@ def test_a_queue_begins_no_more_in_a_time_than_it_may(store_url: str) -> None:
     clock = ManualClock()
 
     async def work(rt: Runtime) -> None:
-        await rt.runs.queues.limit("q", rate=2, per=60)
+        await rt.runs.queues.limit("q", rate=2, per=10)
         runs = [await rt.runs.start(notes, str(number), queue="q") for number in range(4)]
         await until_count(rt, 2)
         await looked(rt)
         assert len(await rt.runs.list(status="queued")) == 2
-        clock.advance(59)
+        clock.advance(9)
         await looked(rt)
         assert len(await rt.runs.list(status="queued")) == 2
         clock.advance(2)

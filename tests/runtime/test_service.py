@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from holdfast.runtime.service import Service, unbroken
+from holdfast.runtime.service import Errand, Service, unbroken
 
 
 class Stubborn(Service):
@@ -58,5 +58,25 @@ def test_unbroken_work_ends_before_whoever_waits_is_cancelled() -> None:
             await waiting
         assert done == ["done"]
         assert await unbroken(work()) == "result"
+
+    asyncio.run(whole())
+
+
+def test_an_errand_that_is_cancelled_before_it_began_says_what_becomes_of_it() -> None:
+    """A13. It begins, and meets the cancellation at its first wait."""
+
+    async def whole() -> None:
+        errand, over = Errand("late"), asyncio.Event()
+
+        async def work() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                over.set()
+
+        errand.start(work)
+        errand.cancel()
+        async with asyncio.timeout(10):
+            await over.wait()
 
     asyncio.run(whole())

@@ -90,20 +90,26 @@ class Errand:
         """Take a name for the task."""
         self.name = name
         self._task: asyncio.Task[None] | None = None
+        self._begun = False
+        self._is_to_end = False
 
     def start(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """Begin; whoever does the work tells its outcome, so that a failure is not lost."""
         self._task = asyncio.create_task(self._run(work), name=f"holdfast-{self.name}")
 
     async def _run(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        self._begun = True
+        if self._is_to_end:
+            self.cancel()
         try:
             await work()
         except Exception:
             log.exception("event=errand_failed errand=%s", self.name)
 
     def cancel(self) -> None:
-        """Ask it to end; whoever does the work says what becomes of it."""
-        if self._task is not None:
+        """Ask it to end; whoever does the work says what becomes of it, so that begins first."""
+        self._is_to_end = True
+        if self._task is not None and self._begun:
             self._task.cancel()
 
     async def stop(self) -> None:

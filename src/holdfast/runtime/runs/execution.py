@@ -312,7 +312,7 @@ class Execution:
         """
         future = self._waits[wait] = asyncio.get_running_loop().create_future()
         try:
-            await self._begin_wait(future, arrived, events, writes)
+            await self._begin_wait(arrived, events, writes)
             if not arrived():
                 self.views.on_wait()
             while not arrived():
@@ -325,32 +325,22 @@ class Execution:
             await self.check()
 
     async def _begin_wait(
-        self,
-        future: asyncio.Future[None],
-        arrived: Callable[[], bool],
-        events: Sequence[Said],
-        writes: tuple[Write, ...],
+        self, arrived: Callable[[], bool], events: Sequence[Said], writes: tuple[Write, ...]
     ) -> None:
+        """Park with what begins the wait, or, if that cannot be now, append it alone."""
         async with self.lock:
             await self._own()
-            begun = list(events)
-            if self.working:
-                if begun or writes:
-                    await self.append(*events_of(begun), writes=writes)
-                return
 
             def decide(_: RunView) -> Sequence[Said] | None:
-                if self.held or (arrived() and not begun):
+                if self.working or self.held or (arrived() and not events):
                     return None
-                waits = list(self._waits)
-                return [*begun, ("run.waiting", Waiting(waits, self.now()))]
+                return [*events, ("run.waiting", Waiting(list(self._waits), self.now()))]
 
-            if self.held and begun:
-                await self.append(*events_of(begun), writes=writes)
-                begun.clear()
             await self._change(decide, writes, settle="waiting")
             if self.view.status is Status.WAITING:
                 self._park()
+            elif events:
+                await self.append(*events_of(events), writes=writes)
 
     def _park(self) -> None:
         self.parked = True

@@ -13,8 +13,9 @@ for the next recovery.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from holdfast.core.deadline import remaining
@@ -51,7 +52,7 @@ from holdfast.runtime.runs.view import (
     event_of,
     projected,
 )
-from holdfast.runtime.service import Service, unbroken
+from holdfast.runtime.service import Service, together, unbroken
 from holdfast.runtime.work.ledger import Ledger
 from holdfast.store.port import Reads
 
@@ -193,22 +194,17 @@ class Executor(Service):
     async def _fire(self, timers: list[RecordRow]) -> None:
         """End the waits whose time is over; be back when the next one is."""
         now, wall = self._views.clock.store_time(), self._views.clock.wall()
-        due: list[tuple[RecordRow, Timer]] = []
-        soonest = LOOK
-        for row in timers:
-            timer = Timer.read(row)
-            left = remaining(timer.deadline, now, wall)
-            if left <= 0:
-                due.append((row, timer))
-            soonest = min(soonest, max(left, 0.001))
-        self.interval = soonest
-        await asyncio.gather(*(self._fire_one(row, timer) for row, timer in due))
+        read = [(row, Timer.read(row)) for row in timers]
+        timed = [(remaining(timer.deadline, now, wall), row, timer) for row, timer in read]
+        # One that is due and cannot be ended is tried again at the next look, not at once.
+        self.interval = min([LOOK, *(max(left, 0.001) for left, _, _ in timed if left > 0)])
+        due = [partial(self._fire_one, row, timer) for left, row, timer in timed if left <= 0]
+        await together(*due)
 
     async def _fire_one(self, row: RecordRow, timer: Timer) -> None:
-        if timer.wait.startswith("question:"):
-            await self._questions.expire(row, timer)
-        else:
-            await self._views.fire(row)
+        question = timer.wait.startswith("question:")
+        end = self._questions.expire(row, timer) if question else self._views.fire(row)
+        await self._alone("timer_not_fired", timer.run_id, end)
 
     async def _take(self, look: Look) -> None:
         """Take what is queued and what was interrupted, as far as there is room."""
@@ -223,7 +219,7 @@ class Executor(Service):
                 EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
             )
             chains |= {info.key[1] + NO_QUEUE: [info.key[1]] for info in crashed}
-        await asyncio.gather(*(self._try(chain, look.views) for chain in chains.values()))
+        await together(*(partial(self._try, chain, look.views) for chain in chains.values()))
         if len(look.queued) >= PAGE:
             self.nudge()
 
@@ -248,10 +244,15 @@ class Executor(Service):
 
     async def _try(self, run_ids: Sequence[str], views: dict[str, tuple[RunView, int]]) -> None:
         for run_id in run_ids:
-            try:
-                await unbroken(self.dispatch(run_id, views.get(run_id)))
-            except HoldfastError as error:
-                log.warning("event=run_not_taken code=%s", error.code)
+            taking = unbroken(self.dispatch(run_id, views.get(run_id)))
+            await self._alone("run_not_taken", run_id, taking)
+
+    async def _alone(self, event: str, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for one run; a fault in it holds up no other one."""
+        try:
+            await work
+        except HoldfastError as error:
+            log.warning("event=%s run=%s code=%s", event, run_id, error.code)
 
     async def _look_after(self, versions: dict[str, int]) -> None:
         for run_id, execution in list(self.live.items()):
@@ -415,10 +416,7 @@ class Executor(Service):
     async def _cancel_orphans(self, run_ids: Sequence[str]) -> None:
         """Do what somebody who cancelled a run did not come to."""
         for run_id in run_ids:
-            try:
-                await self.cancel_children(run_id)
-            except HoldfastError as error:
-                log.warning("event=children_not_cancelled run=%s code=%s", run_id, error.code)
+            await self._alone("children_not_cancelled", run_id, self.cancel_children(run_id))
 
     # Waiting for an end.
 
