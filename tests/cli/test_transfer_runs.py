@@ -5,169 +5,40 @@ Every run here is a real one of a real store; exports and imports go through the
 """
 
 import asyncio
-import os
-import signal
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
 import holdfast
-from holdfast.core.context import Context
 from holdfast.core.errors import BlobNotFoundError, DamagedFileError
-from holdfast.core.machine import Machine
 from holdfast.core.run import Status
 from holdfast.core.world import World
-from holdfast.runtime.runtime import make_driver
 from holdfast.runtime.transfer_file import read_parts
 from holdfast.runtime.transfer_run import CANCELLED_BECAUSE, read_run
-from holdfast.store.port import Reads
+from holdfast.testing.clock import ManualClock
+from tests.cli.exported import (
+    CANCELLING,
+    DYING,
+    FUNCTIONS,
+    HOLDS,
+    IMPORT,
+    MACHINE,
+    PAGES,
+    QUESTION,
+    keeper,
+    post,
+    reach,
+    read_meddled,
+    report,
+    shout,
+    sleeper,
+    word,
+)
 from tests.cli.invocation import invoke, run
 from tests.cli.test_transfer import killed
-
-QUESTION = "report-7?1"
-PAGES = b"page " * 20_000
-HOLDS: list[bool] = []
-"""Not empty while steps are not to come to an end."""
-ARRIVED = asyncio.Event()
-"""Set when a step is there that does not come to an end."""
-MACHINE = Machine("reading", initial="read", final={"done"})
-
-DYING = """
-import asyncio, sys, holdfast
-from tests.cli.test_transfer_runs import HOLDS, post
-async def main():
-    async with holdfast.open(sys.argv[1]) as rt:
-        HOLDS.append(True)
-        await (await rt.runs.start(post, run_id="post")).result()
-asyncio.run(main())
-"""
-
-CANCELLING = """
-import asyncio, os, signal, sys, holdfast
-from tests.cli.test_transfer_runs import ARRIVED, HOLDS, parent, reach
-async def main():
-    async with holdfast.open(sys.argv[1]) as rt:
-        HOLDS.append(True)
-        await rt.runs.start(parent, run_id="parent")
-        await ARRIVED.wait()
-        await reach(rt, "parent", "run.waiting")
-        info = await rt.runs.cancel("parent/1", mode="after_step")
-        if info.status is holdfast.Status.CANCELLING:
-            os.kill(os.getpid(), signal.SIGKILL)
-asyncio.run(main())
-"""
-
-IMPORT = """
-import asyncio, os, signal, sys
-from pathlib import Path
-import holdfast
-from holdfast.core.world import World
-url, source, point, nth = sys.argv[1:]
-left = int(nth)
-def pass_by():
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-world = World()
-async def main():
-    async with holdfast.open(url, world=world) as rt:
-        world.failpoints.arm(point, pass_by)
-        await rt.transfers.import_file(Path(source))
-asyncio.run(main())
-"""
-
-
-async def word(run: holdfast.Run, of: str) -> str:
-    """Return a word; a child of `report`."""
-    return await run.step("spell", str.upper, of)
-
-
-async def report(run: holdfast.Run, topic: str) -> str:
-    """Use everything a run has: large values, a child, an artifact, a question, a sleep."""
-    pages = await run.step("write", lambda: PAGES)
-    title = await run.child(word, topic)
-    await run.attach("pages", pages, media_type="text/plain")
-    said = await run.ask("Publish this?", choices=["yes", "no"], timeout=3600.0)
-    await run.sleep(0.01)
-    return f"{title}: {said}, {len(pages)}"
-
-
-async def keeper(run: holdfast.Run) -> str:
-    """Leave something small behind, then ask."""
-    await run.attach("note", b"note")
-    return str(await run.ask("Keep it?"))
-
-
-def send() -> str:
-    """Be killed while it happens."""
-    if HOLDS:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "sent anew"
-
-
-async def post(run: holdfast.Run) -> str:
-    """Do what must not be done twice."""
-    return await run.step("send", send, effect="once")
-
-
-async def dawdle() -> None:
-    """Come to no end."""
-    ARRIVED.set()
-    await asyncio.Event().wait()
-
-
-async def lazy(run: holdfast.Run) -> None:
-    """Be the child that comes to no end."""
-    await run.step("dawdle", dawdle)
-
-
-async def parent(run: holdfast.Run) -> None:
-    """Wait for it."""
-    await run.child(lazy)
-
-
-@MACHINE.on("read", to="done")
-async def read(step: Any, ctx: Context) -> None:
-    """Count words, as soon as it may."""
-    while HOLDS:
-        await asyncio.Event().wait()
-    ctx["words"] = len(ctx.input.split())
-
-
-class Meddled:
-    """A reader on a real store, in which somebody answers between two of its queries."""
-
-    def __init__(self, reader: Reads, url: str) -> None:
-        self._reader = reader
-        self._url = url
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-    def records(self, *words: Any) -> Any:
-        """Let somebody answer first, once."""
-        url, self._url = self._url, ""
-        if url:
-            run(self._answer(url))
-        return self._reader.records(*words)
-
-    async def _answer(self, url: str) -> None:
-        async with holdfast.open(url) as rt:
-            await rt.runs.answer(QUESTION, "yes")
-
-
-FUNCTIONS = (report, word)
-
-
-async def reach(rt: holdfast.Runtime, run_id: str, type: str) -> None:
-    """Wait until something is in the journal of a run."""
-    async for event in rt.runs.history(run_id).follow():
-        if event.type == type:
-            return
 
 
 async def begin(url: str, run_id: str = "report-7", *, answer: str = "") -> None:
@@ -252,6 +123,36 @@ def test_a_run_under_way_arrives_paused_and_goes_on_when_it_is_resumed(
     assert run(look(origin))["info"].status is Status.WAITING
 
 
+def test_a_sleep_goes_on_where_it_was(empty: str, tmp_path: Path) -> None:
+    """X13, X10: the time in the file counts, the sleep does not begin anew."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+
+    async def fall_asleep() -> None:
+        async with holdfast.open(
+            origin, world=World(clock=ManualClock()), functions=[sleeper]
+        ) as rt:
+            await rt.runs.start(sleeper, run_id="sleeper")
+            await reach(rt, "sleeper", "run.waiting")
+            await rt.transfers.export_run("sleeper", target)
+
+    async def wake_up() -> str:
+        later = ManualClock(1_800.0)
+        later.domain = "boot:another"
+        async with holdfast.open(empty, world=World(clock=later), functions=[sleeper]) as rt:
+            await rt.transfers.import_file(target)
+            handle = await rt.runs.retry("sleeper")
+            await reach(rt, "sleeper", "run.waiting", 2)
+            later.advance(1_801.0)
+            async with asyncio.timeout(20):
+                while not (await rt.runs.get("sleeper")).is_terminal:
+                    rt.runs.look()
+                    await rt.flush()
+            return str(await handle.result())
+
+    run(fall_asleep())
+    assert run(wake_up()) == "awake"
+
+
 def test_a_run_that_died_in_an_uncertain_step_stays_uncertain(empty: str, tmp_path: Path) -> None:
     """X13, C2: what may have happened in one store is not repeated silently in another."""
     origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
@@ -317,7 +218,8 @@ def test_an_id_that_was_used_is_refused(empty: str, tmp_path: Path) -> None:
             return await rt.runs.retain(0.0)
 
     assert run(remove()) == 2
-    assert invoke("import", tmp_path / "export", store=empty).returncode == 4
+    done = invoke("import", tmp_path / "export", store=empty)
+    assert (done.returncode, "there is a run 'report-7' already" in done.stderr) == (4, True)
 
 
 def test_a_key_of_another_run_is_refused(empty: str, tmp_path: Path) -> None:
@@ -409,18 +311,42 @@ def test_a_killed_import_of_a_run_is_finished_by_running_it_again(
     assert run(look(empty)) == run(look(origin))
 
 
-def test_a_run_that_changes_while_it_is_read_is_read_again(empty: str, tmp_path: Path) -> None:
+def test_a_run_that_changes_while_it_is_read_is_read_again(empty: str) -> None:
     """X13: an answer that comes between journal and questions is in both or in none."""
     run(begin(empty))
-    driver = make_driver(empty, holdfast.Options(read_only=True), World())
-    driver.open()
-    try:
-        with driver.reading() as reader:
-            parts = read_run(cast(Reads, Meddled(reader, empty)), "report-7")
-    finally:
-        driver.close()
+
+    async def answer() -> None:
+        async with holdfast.open(empty) as rt:
+            await rt.runs.answer(QUESTION, "yes")
+
+    parts = read_meddled(empty, "records", answer(), lambda reader: read_run(reader, "report-7"))
     assert "question.answered" in [line.type for line in parts.streams[0].lines]
     assert [one.tag for one in parts.records if one.kind == "holdfast.question"] == ["answered"]
+
+
+def test_a_run_that_is_larger_than_one_unit_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    """X13: it is never brought in by halves; the refusal says how large it may be."""
+    store, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+
+    async def prepare() -> None:
+        async with holdfast.open(store, functions=[shout]) as rt:
+            await (await rt.runs.start(shout, run_id="shout")).result()
+
+    run(prepare())
+    export(store, target, "shout")
+    copy = f"sqlite:///{tmp_path / 'copy.db'}"
+    done = invoke("import", target, store=copy)
+    assert done.returncode == 2
+    assert "the limit is 67108864" in done.stderr
+
+    async def has_note() -> None:
+        async with holdfast.open(copy, read_only=True) as rt:
+            with pytest.raises(BlobNotFoundError):
+                await rt.blobs.get(sha256(b"note").hexdigest())
+
+    run(has_note())
 
 
 def test_a_child_is_exported_with_its_parent_only(store: str, tmp_path: Path) -> None:

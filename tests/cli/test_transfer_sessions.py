@@ -6,21 +6,18 @@ their classes.
 """
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
 import holdfast
 from holdfast import BUFFERED, field, state
-from holdfast.core.world import World
-from holdfast.runtime.runtime import make_driver
 from holdfast.runtime.transfer_file import read_parts
 from holdfast.runtime.transfer_session import read_session
-from holdfast.store.port import Reads
+from tests.cli.exported import IMPORT, read_meddled
 from tests.cli.invocation import invoke, run
 from tests.cli.test_transfer import killed
-from tests.cli.test_transfer_runs import IMPORT
 
 KEY = ("user/42", "a")
 NAME = '["Chat","user/42","a"]'
@@ -155,34 +152,12 @@ def test_a_killed_import_of_a_session_is_finished_by_running_it_again(
     assert run(look(empty)) == run(look(origin))
 
 
-class Meddled:
-    """A reader on a real store, in which somebody changes the session between two queries."""
-
-    def __init__(self, reader: Reads, url: str) -> None:
-        self._reader = reader
-        self._url = url
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-    def head(self, stream: str) -> Any:
-        """Let somebody change it first, once."""
-        url, self._url = self._url, ""
-        if url:
-            run(talk(url, "changed"))
-        return self._reader.head(stream)
-
-
-def test_a_session_that_changes_while_it_is_read_is_read_again(empty: str, tmp_path: Path) -> None:
+def test_a_session_that_changes_while_it_is_read_is_read_again(empty: str) -> None:
     """X13: slots and history are of one moment."""
     run(talk(empty))
-    driver = make_driver(empty, holdfast.Options(read_only=True), World())
-    driver.open()
-    try:
-        with driver.reading() as reader:
-            parts = read_session(cast(Reads, Meddled(reader, empty)), ("Chat", *KEY))
-    finally:
-        driver.close()
+    parts = read_meddled(
+        empty, "head", talk(empty, "changed"), lambda reader: read_session(reader, ("Chat", *KEY))
+    )
     durable = next(one for one in parts.records if one.kind == "session.Chat.durable")
     assert msgspec.msgpack.decode(durable.value)["title"] == "changed"
 

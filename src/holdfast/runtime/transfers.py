@@ -23,7 +23,7 @@ from holdfast.core.errors import (
 )
 from holdfast.core.key import Key, as_key
 from holdfast.core.refusal import AlreadyThereError, RunExistsError
-from holdfast.core.unit import PutBlob, Unit
+from holdfast.core.unit import PutBlob, Unit, size_bytes
 from holdfast.runtime.runs.view import KIND
 from holdfast.runtime.sessions.image import HEAD
 from holdfast.runtime.sessions.state import shape_of
@@ -108,8 +108,9 @@ class Transfers:
             LimitError: it is larger than what is committed at once.
         """
         parts = await self._store.blocking(lambda: read_parts(path))
-        holds = holds_run if parts.what == "run" else holds_session
         arrival = self._arrival(parts)
+        size_bytes(arrival.unit)
+        holds = holds_run if parts.what == "run" else holds_session
         if await self._store.read(lambda reader: holds(reader, parts)):
             return Arrived(parts.cover, present=True)
         try:
