@@ -144,7 +144,7 @@ async def invariant(rt: Runtime, acknowledged: list[Any], lab: Lab) -> None:
         assert ours, f"nobody started {info.id}"
     for judge in judges:
         if judge.run_id == told.damaged[0]:
-            await _damaged(rt, told)
+            await _damaged(rt, told, judge.plan)
         elif recorded := await judge.judge():
             lab.acknowledged(["recorded", judge.run_id, *recorded])
     running = [i.id for i in await rt.runs.list(status=Status.RUNNING) if i.queue == NARROW]
@@ -156,7 +156,7 @@ async def invariant(rt: Runtime, acknowledged: list[Any], lab: Lab) -> None:
     assert not rest, f"verify: {rest}"
 
 
-async def _damaged(rt: Runtime, told: Told) -> None:
+async def _damaged(rt: Runtime, told: Told, plan: Plan | None) -> None:
     """A6, A13. It is named with its place, its beginning can be read, and it does not go on."""
     run_id, sequence = told.damaged
     named = [(found.name, found.sequence) for found in await rt.verify()]
@@ -173,7 +173,8 @@ async def _damaged(rt: Runtime, told: Told) -> None:
         # Who was let rest before, or waits, has not met the damage yet.
         met = "damaged" in info.why or info.why == REST
         rests = info.status is Status.WAITING or (info.status is Status.PAUSED and met)
-        assert rests, f"{run_id} is damaged, and is {info.status}: {info.why}"
+        cancelled = info.status is Status.CANCELLED and plan is not None and plan.cancel
+        assert rests or cancelled, f"{run_id} is damaged, and is {info.status}: {info.why}"
 
 
 def _expected_way(seed: int) -> Expected:
@@ -202,7 +203,7 @@ class Judge:
         self._rt = rt
         self._told = told
         self._expected = expected
-        self._plan = plan
+        self.plan = plan
         self._events: list[RecordedEvent] = []
 
     async def judge(self) -> list[str]:
@@ -249,7 +250,7 @@ class Judge:
             step = f"{said['name']}#{said['n']}"
             if said.get("verdict", "done") == "done" and not step.endswith("/failed#1"):
                 recorded.append(step)
-                if self._plan is not None:
+                if self.plan is not None:
                     found, wanted = said["result"], value_of(self.run_id, step)
                     assert found == wanted, f"{step} came to {found!r}, not {wanted!r}"
         left = [set(group) for group in self._expected.steps]
@@ -329,7 +330,7 @@ class Judge:
         wanted = self._expected.status
         if status in TERMINAL or self._told.all_ended:
             assert status == wanted, f"{self.run_id} is {status}, not {wanted}: {info.error}"
-        if status is Status.SUCCEEDED and self._plan is not None:
+        if status is Status.SUCCEEDED and self.plan is not None:
             found = codec.decode(bytes(info.result))
             assert found == self._expected.result, f"{found} is not {self._expected.result}"
 

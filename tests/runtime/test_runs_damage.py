@@ -1,12 +1,16 @@
 """Runs whose journal decayed: they rest with the reason, and nothing else is held up."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 
 import pytest
 
 import holdfast
 from holdfast import Run, Status
 from holdfast.core.errors import DamagedError
+from tests.runtime import cancelled
 from tests.runtime.behind import execute
 from tests.runtime.test_runs import until
 
@@ -64,4 +68,19 @@ def test_a_run_with_a_damaged_journal_rests_and_the_others_go_on(kept_url: str) 
     )
     table = "event" if kept_url.startswith("sqlite") else "holdfast.event"
     decay(kept_url, "event", damaged.format(table, "'step.succeeded'"), "payload")
+    asyncio.run(go_on())
+
+
+def test_a_run_with_a_damaged_journal_that_is_to_be_cancelled_is_cancelled(kept_url: str) -> None:
+    """A7, A13. Its owner died over it; to end it takes nothing of the journal."""
+    done = subprocess.run([sys.executable, "-m", "tests.runtime.cancelled", kept_url], check=False)
+    assert done.returncode == -signal.SIGKILL
+    decay(kept_url, "event", "type = 'step.succeeded'", "payload")
+
+    async def go_on() -> None:
+        async with holdfast.open(kept_url, functions=[cancelled.work]) as rt:
+            async with asyncio.timeout(20):
+                info = await rt.runs.ended(cancelled.RUN_ID)
+            assert info.status is Status.CANCELLED
+
     asyncio.run(go_on())

@@ -57,10 +57,9 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
     except HoldfastError as error:
         if isinstance(error, DamagedError):
             await views.damages.note(error)
-        await execution.release(
-            "run.paused", Pausing(execution.now(), f"cannot be resumed: {error.code}")
-        )
-        return None
+        reason = f"cannot be resumed: {error.code}"
+        left = await execution.release("run.paused", Pausing(execution.now(), reason))
+        return None if left else ("run.cancelled", Pausing(execution.now()))
     try:
         value = await function.fn(Run(execution), *args)
         if left := execution.journal.left:
