@@ -36,6 +36,7 @@ import os
 import re
 import shutil
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -174,7 +175,7 @@ class Guard:
         if self._ballast.exists():
             return True
         try:
-            self._files.replace(self._ballast, os.urandom(BALLAST_BYTES))
+            self._files.replace(self._ballast, _incompressible())
         except OSError:
             return False
         return True
@@ -305,6 +306,12 @@ def mount_table() -> str:
         return Path("/proc/self/mounts").read_text()
     except OSError:
         return ""
+
+
+@cache
+def _incompressible() -> bytes:
+    # Made once for a process: somebody may open many stores.
+    return os.urandom(BALLAST_BYTES)
 
 
 def file_system(folder: Path, mounts: str) -> str:

@@ -21,16 +21,18 @@ File format: https://www.sqlite.org/fileformat2.html#the_write_ahead_log
 import struct
 import sys
 from array import array
+from collections.abc import Iterator
+from functools import cached_property
 from typing import BinaryIO, NamedTuple
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
 _MAGIC_LITTLE = 0x377F0682
 _MASK = 0xFFFFFFFF
-_NATIVE = "<" if sys.byteorder == "little" else ">"
-_LOW_HALF = 0 if sys.byteorder == "little" else 1
 # Words summed from zero stay below 2**64 for so many: the sums grow as Fibonacci numbers do.
 _BLOCK = 32
+# Read and summed at once.
+_CHUNK_BYTES = 256 * 1024
 
 
 def _fibonacci(number: int) -> int:
@@ -40,9 +42,9 @@ def _fibonacci(number: int) -> int:
     return found
 
 
-# By what the two sums before a block count in each of the two after it.
-_FIRST = (_fibonacci(_BLOCK - 1), _fibonacci(_BLOCK))
-_SECOND = (_fibonacci(_BLOCK), _fibonacci(_BLOCK + 1))
+# By what the two sums before a block count in those after it: the first by the first two, the
+# second by the last two.
+_COUNT = tuple(_fibonacci(number) for number in (_BLOCK - 1, _BLOCK, _BLOCK + 1))
 
 
 class WalVerdict(NamedTuple):
@@ -67,13 +69,40 @@ class WalVerdict(NamedTuple):
     proven_by: int | None = None
 
 
+class _Chunk:
+    """
+    Frames that were read together.
+
+    A page is cut into blocks of words. The blocks of all pages are summed at once, each from zero,
+    as the lanes of one number, when the first of the sums is asked for.
+    """
+
+    def __init__(self, data: bytes, page_size: int, order: str) -> None:
+        step = FRAME_HEADER_BYTES + page_size
+        starts = range(0, len(data) - step + 1, step)
+        self.heads = [data[start : start + FRAME_HEADER_BYTES] for start in starts]
+        self._bodies = [data[start + FRAME_HEADER_BYTES : start + step] for start in starts]
+        self._blocks = page_size // (4 * _BLOCK)
+        self._order = order
+
+    def sums(self, number: int) -> Iterator[tuple[int, int]]:
+        """Give both sums of each block of a page."""
+        mine = slice(number * self._blocks, (number + 1) * self._blocks)
+        first, second = self._sums
+        return zip(first[mine], second[mine], strict=True)
+
+    @cached_property
+    def _sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return _block_sums(b"".join(self._bodies), self._order)
+
+
 class _Frame(NamedTuple):
     page: int
     commit: int
     salts: tuple[int, int]
     check: tuple[int, int]
-    head: bytes
-    body: bytes
+    chunk: _Chunk
+    number: int
 
 
 def examine(wal: BinaryIO) -> WalVerdict:
@@ -96,7 +125,8 @@ def _walk(
     good, size_pages = 0, 0
     pages: set[int] = set()
     uncommitted: set[int] = set()
-    frame = _read_frame(wal, page_size)
+    frames = _frames(wal, page_size, order)
+    frame = next(frames, None)
     while frame and frame.salts == salts and _follows(frame, check, order):
         good += 1
         check = frame.check
@@ -105,11 +135,11 @@ def _walk(
             size_pages = frame.commit
             pages |= uncommitted
             uncommitted.clear()
-        frame = _read_frame(wal, page_size)
+        frame = next(frames, None)
     intact = WalVerdict(good, page_size, size_pages, frozenset(pages))
     number, before = good + 1, None
     while frame:
-        following = _read_frame(wal, page_size)
+        following = next(frames, None)
         if before and following and _proves(before, frame, following, salts, order):
             return intact._replace(damaged_frame=good + 1, proven_by=number)
         before, frame, number = frame, following, number + 1
@@ -129,37 +159,32 @@ def _proves(
 
 
 def _follows(frame: _Frame, check: tuple[int, int], order: str) -> bool:
-    check = _checksum(frame.head[:8], order, check)
-    return _checksum(frame.body, order, check) == frame.check
+    """Return whether the checksum goes on here; sums before a block count in those after it."""
+    first, second = _checksum(frame.chunk.heads[frame.number][:8], order, check)
+    before, same, after = _COUNT  # Local, because this loop is what a long log costs.
+    for even, odd in frame.chunk.sums(frame.number):
+        first, second = (
+            before * first + same * second + even & _MASK,
+            same * first + after * second + odd & _MASK,
+        )
+    return (first, second) == frame.check
 
 
-def _read_frame(wal: BinaryIO, page_size: int) -> _Frame | None:
-    head = wal.read(FRAME_HEADER_BYTES)
-    body = wal.read(page_size)
-    if len(body) < page_size:
-        return None
-    page, commit, salt1, salt2, check1, check2 = struct.unpack(">6I", head)
-    return _Frame(page, commit, (salt1, salt2), (check1, check2), head, body)
+def _frames(wal: BinaryIO, page_size: int, order: str) -> Iterator[_Frame]:
+    """Read frames to the last whole one."""
+    step = FRAME_HEADER_BYTES + page_size
+    together = max(1, _CHUNK_BYTES // step) * step
+    while data := wal.read(together):
+        chunk = _Chunk(data, page_size, order)
+        for number, head in enumerate(chunk.heads):
+            page, commit, salt1, salt2, check1, check2 = struct.unpack(">6I", head)
+            yield _Frame(page, commit, (salt1, salt2), (check1, check2), chunk, number)
 
 
 def _checksum(data: bytes, order: str, check: tuple[int, int]) -> tuple[int, int]:
-    """
-    Return the checksum of SQLite's log: each word is added to the sum of the two sums before.
-
-    A page is cut into blocks of words, and all blocks are summed at once, each from zero, as the
-    lanes of one number. Then the sums are carried from block to block: the sums before a block
-    count in those after it by Fibonacci numbers.
-    """
+    """Return the checksum of SQLite's log: each word is added to the sum of the two before."""
     first, second = check
-    whole = len(data) - len(data) % (4 * _BLOCK)
-    if whole:
-        for even, odd in zip(*_block_sums(data[:whole], order), strict=True):
-            first, second = (
-                (_FIRST[0] * first + _FIRST[1] * second + even) & _MASK,
-                (_SECOND[0] * first + _SECOND[1] * second + odd) & _MASK,
-            )
-    rest = data[whole:]
-    words = iter(struct.unpack(f"{order}{len(rest) // 4}I", rest))
+    words = iter(struct.unpack(f"{order}{len(data) // 4}I", data))
     for even, odd in zip(words, words, strict=True):
         first = (first + even + second) & _MASK
         second = (second + odd + first) & _MASK
@@ -168,16 +193,15 @@ def _checksum(data: bytes, order: str, check: tuple[int, int]) -> tuple[int, int
 
 def _block_sums(data: bytes, order: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return both sums of each block, begun at zero."""
-    words = array("I", data)
-    if order != _NATIVE:
-        words.byteswap()
-    wide = memoryview(bytearray(2 * len(data)))
-    wide.cast("I")[_LOW_HALF::2] = memoryview(words)
-    lanes = wide.cast("Q")
+    wide = bytearray(2 * len(data))
+    for byte in range(4):
+        place = byte if order == "<" else 3 - byte
+        wide[place if sys.byteorder == "little" else 7 - place :: 8] = data[byte::4]
+    words = array("Q", wide)
     first = second = 0
     for place in range(0, _BLOCK, 2):
-        first += int.from_bytes(lanes[place::_BLOCK].tobytes(), sys.byteorder) + second
-        second += int.from_bytes(lanes[place + 1 :: _BLOCK].tobytes(), sys.byteorder) + first
+        first += int.from_bytes(words[place::_BLOCK].tobytes(), sys.byteorder) + second
+        second += int.from_bytes(words[place + 1 :: _BLOCK].tobytes(), sys.byteorder) + first
     count = len(words) // _BLOCK
     form = f"={count}Q"
     return (
