@@ -5,6 +5,8 @@ Every run here is a real one of a real store; exports and imports go through the
 """
 
 import asyncio
+import json
+from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -274,16 +276,19 @@ def test_any_flipped_bit_and_any_cut_of_a_run_is_noticed(tmp_path: Path) -> None
 
 
 def test_of_a_damaged_run_nothing_is_imported(empty: str, tmp_path: Path) -> None:
-    """X13: a bit of the last blob is wrong, and not even a store was made."""
+    """X13: the last blob is not what it is named by, and not even a store was made."""
     origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
     run(begin(origin))
     export(origin, target)
-    lines = target.read_bytes().splitlines(keepends=True)
-    lines[-2] = lines[-2].replace(b'"stored":"', b'"stored":"A')
-    target.write_bytes(b"".join(lines))
+    *lines, _ = target.read_bytes().splitlines(keepends=True)
+    blob = json.loads(lines[-1])
+    digest = b64encode(sha256(b"else").digest()).decode()
+    lines[-1] = json.dumps({**blob, "digest": digest}).encode() + b"\n"
+    whole = sha256(b"".join(lines)).hexdigest()
+    target.write_bytes(b"".join(lines) + json.dumps({"sha256": whole}).encode() + b"\n")
     done = invoke("import", target, store=empty)
     assert done.returncode == 1
-    assert f"line {len(lines) - 1}: " in done.stderr
+    assert f"line {len(lines)}: content and digest differ" in done.stderr
     assert invoke("verify", empty).returncode == 3
 
 

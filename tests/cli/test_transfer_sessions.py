@@ -32,6 +32,23 @@ class Chat:
     warm: float = field(default=0.5, tier=BUFFERED, group="calibration")
 
 
+@state(version=1)
+class Note:
+    """A session without a history."""
+
+    title: str = ""
+
+
+async def note(url: str, title: str) -> None:
+    """Make a note, or change it."""
+    async with (
+        holdfast.open(url) as rt,
+        rt.session(Note, "n") as session,
+        session.edit() as draft,
+    ):
+        draft.title = title
+
+
 async def talk(url: str, title: str = "lighthouses", *, key: Any = KEY, by: str = "hdr:1") -> None:
     """Make a session, or change it."""
     async with (
@@ -59,8 +76,8 @@ async def look(url: str) -> dict[str, Any]:
         }
 
 
-def export(store: str, target: Path) -> None:
-    done = invoke("export", "--session", NAME, "--output", target, store=store)
+def export(store: str, target: Path, name: str = NAME) -> None:
+    done = invoke("export", "--session", name, "--output", target, store=store)
     assert done.returncode == 0, done.stderr
 
 
@@ -103,6 +120,10 @@ def test_a_session_that_is_there_is_not_touched(empty: str, tmp_path: Path) -> N
     assert (done.returncode, run(look(empty))) == (4, before)
     assert "session Chat/user/42/a: there is one with this key" in done.stderr
     run(talk(origin, "changed"))
+    assert invoke("import", target, store=origin).returncode == 4
+    run(note(origin, "first"))
+    export(origin, target, "Note/n")
+    run(note(origin, "changed"))
     assert invoke("import", target, store=origin).returncode == 4
 
 
