@@ -316,9 +316,8 @@ class RunStateError(StateError):
     state: str
     action: str
     reason: str
-    limit: str = ""
     code = "run_state"
-    text = "run {run_id!r} is {state} and cannot be {action}: {reason}{limit}"
+    text = "run {run_id!r} is {state} and cannot be {action}: {reason}"
 
 
 @dataclass(eq=False, kw_only=True)
