@@ -86,6 +86,10 @@ def test_a_run_that_ended_comes_back_with_all_that_is_found_by_its_id(
     assert done.returncode == 0, done.stderr
     before = run(look(origin))
     assert run(look(empty)) == before
+    back = f"sqlite:///{tmp_path / 'back.db'}"
+    export(empty, target)
+    assert invoke("import", target, store=back).returncode == 0
+    assert run(look(back)) == before
     assert before["result"] == f"LIGHTHOUSES: yes, {len(PAGES)}"
     assert before["bytes"] == [PAGES]
 
@@ -398,6 +402,38 @@ def test_the_newest_content_of_a_pipeline_is_taken_along(empty: str, tmp_path: P
     assert invoke("import", target, store=empty).returncode == 0
     assert run(work(empty)) == run(work(origin)) == (1, {"words": 2})
     assert invoke("import", target, store=empty).returncode == 0
+
+
+def test_a_fork_comes_along_without_its_origin(empty: str, tmp_path: Path) -> None:
+    """X13, C3: it holds all that it took over, and its origin finds it if that comes too."""
+    origin, target = f"sqlite:///{tmp_path / 'origin.db'}", tmp_path / "export"
+
+    async def fork() -> None:
+        async with holdfast.open(origin, functions=FUNCTIONS) as rt:
+            await (await rt.runs.fork("report-7", new_id="fork-7")).result()
+
+    run(begin(origin, answer="yes"))
+    run(fork())
+    export(origin, target, "fork-7")
+    assert invoke("import", target, store=empty).returncode == 0
+
+    async def see() -> list[Any]:
+        async with holdfast.open(empty, read_only=True) as rt:
+            assert await rt.verify() == []
+            info = await rt.runs.get("fork-7")
+            forks = await rt.runs.handle("report-7").forks()
+            (artifact,) = await rt.runs.artifacts.list("fork-7")
+            return [info.status, info.origin, forks, await rt.runs.artifacts.read(artifact.id)]
+
+    assert run(see()) == [Status.SUCCEEDED, "report-7", ["fork-7"], PAGES]
+
+
+@pytest.mark.parametrize("name", ["stream-1", "run-1", "session-1"])
+def test_a_file_of_an_earlier_holdfast_is_imported(name: str, empty: str) -> None:
+    """X13: what was exported once is read for ever; these files are never written anew."""
+    file = Path(__file__).parent / "fixtures" / f"{name}.ndjson"
+    assert invoke("import", file, store=empty).returncode == 0
+    assert invoke("verify", store=empty).returncode == 0
 
 
 def test_an_option_too_many_or_too_few_is_a_usage_error(store: str, tmp_path: Path) -> None:
