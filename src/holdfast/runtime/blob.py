@@ -1,12 +1,21 @@
 """Blobs and snapshots in a user's hands: bytes, verified whenever they are read."""
 
+from contextlib import suppress
+
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import BlobNotFoundError, DamagedError, DecodeError, InvalidValueError
+from holdfast.core.errors import (
+    BlobNotFoundError,
+    DamagedError,
+    DecodeError,
+    InvalidValueError,
+    VersionConflictError,
+)
 from holdfast.core.key import encode_name
-from holdfast.core.unit import SNAPSHOTS_KEPT, DeleteBlob, PutBlob, PutSnapshot, Unit
+from holdfast.core.unit import SNAPSHOTS_KEPT, PutBlob, PutSnapshot, Unit
 from holdfast.runtime.damage import Damages
+from holdfast.runtime.names import giving_back, keeping
 from holdfast.store.port import SnapshotRow
 from holdfast.store.store import Store
 
@@ -22,13 +31,13 @@ class Blobs:
 
     async def put(self, data: bytes) -> str:
         """
-        Keep bytes and return their digest; the same bytes are kept once.
+        Keep bytes and return their digest; the same bytes are kept once, until they are deleted.
 
         Raises:
             LimitError: more than `UNIT_BYTES_MAX` bytes after compression.
         """
         write = await self._store.blocking(lambda: PutBlob.of(data))
-        await self._store.commit(Unit((write,)))
+        await self._store.commit(Unit((write, keeping(write.digest))))
         return write.digest.hex()
 
     async def get(self, digest: str) -> bytes:
@@ -48,8 +57,13 @@ class Blobs:
         )
 
     async def delete(self, digest: str) -> None:
-        """Remove the bytes with this digest, if they are here."""
-        await self._store.commit(Unit((DeleteBlob(_content(digest)),)))
+        """Remove the bytes with this digest, if they are here; those of a run stay with it."""
+        content = _content(digest)
+        while True:
+            writes, expects = await self._store.read(lambda reader: giving_back(reader, content))
+            with suppress(VersionConflictError):  # Somebody names them, or does not any more.
+                await self._store.commit(Unit(writes, expects))
+                return
 
 
 class Snapshot(msgspec.Struct, frozen=True):

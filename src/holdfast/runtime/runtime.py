@@ -25,6 +25,7 @@ from holdfast.runtime.drain import DEADLINE, Drain, Drained
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
 from holdfast.runtime.lease import Leases
+from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.pipelines.pipeline import Pipeline, Pipelines
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
@@ -196,7 +197,7 @@ class Runtime:
             OutcomeUnknownError: the commit failed; ask `outcome`.
         """
         check_writes(unit)
-        return await self._store.commit(unit)
+        return await commit_keeping(self._store, unit)
 
     def unit_id(self) -> bytes:
         """Return a fresh id for a unit, to be remembered before it is committed."""

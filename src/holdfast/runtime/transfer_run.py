@@ -27,8 +27,6 @@ from holdfast.core.journal import (
     ChildStarted,
     Pausing,
     Started,
-    StepSucceeded,
-    Succeeded,
     read_payload,
 )
 from holdfast.core.key import Key, encode_key, prefix_end
@@ -47,6 +45,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.names import named_by, naming
 from holdfast.runtime.runs.artifact import put_artifact
 from holdfast.runtime.runs.ending import ORPHANS_KIND
 from holdfast.runtime.runs.fork import LINK_KIND
@@ -111,10 +110,8 @@ class _Journal(NamedTuple):
     def blobs(self) -> Iterator[bytes]:
         """Yield the digests of the blobs it names."""
         for _, said in self.said:
-            if isinstance(said, Attached):
-                yield said.digest
-            elif isinstance(said, Started | StepSucceeded | ChildEnded | Succeeded) and said.blob:
-                yield said.blob
+            if digest := named_by(said):
+                yield digest
 
     def children(self) -> list[str]:
         """Return the runs it started."""
@@ -317,7 +314,9 @@ class _Arriving:
             yield PutRecord(ORPHANS_KIND, (id,), codec.encode(None))
         for _, said in journal.said:
             if isinstance(said, Attached):
-                yield put_artifact(id, said)
+                yield from put_artifact(id, said)
+            else:
+                yield from naming(id, named_by(said))
 
     def _add_record(self, entry: Entry, writes: list[Write], expects: list[Expectation]) -> None:
         if entry.kind == QUESTION_KIND:
@@ -332,6 +331,8 @@ class _Arriving:
             self._view_of(version.run_id, entry, place)
             writes.append(PutRecord(entry.kind, place, entry.value, entry.tag))
             expects.append(AtVersion(entry.kind, place, 0))
+            if entry.kind == VERSION and version.kept:
+                writes += naming(version.run_id, version.digest)
         else:
             raise DecodeError(what=f"record {entry.kind}", reason="does not belong to the run")
 

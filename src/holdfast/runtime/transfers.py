@@ -24,6 +24,7 @@ from holdfast.core.errors import (
 from holdfast.core.key import Key, as_key
 from holdfast.core.refusal import AlreadyThereError, RunExistsError
 from holdfast.core.unit import PutBlob, Unit, size_bytes
+from holdfast.runtime.names import TOTAL_KIND, still
 from holdfast.runtime.runs.view import KIND
 from holdfast.runtime.sessions.image import HEAD
 from holdfast.runtime.sessions.state import shape_of
@@ -115,9 +116,9 @@ class Transfers:
             return Arrived(parts.cover, present=True)
         try:
             if parts.blobs:
-                await self._check(arrival.unit)
-                await self._bring_blobs(path)
-            await self._store.commit(arrival.unit)
+                await self._arrive_behind_blobs(parts, arrival.unit, path)
+            else:
+                await self._store.commit(arrival.unit)
         except (VersionConflictError, SequenceConflictError, StreamClosedError) as conflict:
             raise _refusal(parts, conflict) from conflict
         return Arrived(parts.cover, present=False, resting=tuple(arrival.resting))
@@ -128,9 +129,20 @@ class Transfers:
             return arrival_of(parts, wall)
         return Arrival(session_unit(parts, self._store.world.ids.incarnation().hex(), wall), [])
 
-    async def _check(self, unit: Unit) -> None:
-        """Refuse what is refused in the end, before any blob is written."""
-        await self._store.commit(Unit((), unit.expects))
+    async def _arrive_behind_blobs(self, parts: Parts, unit: Unit, path: Path) -> None:
+        """Bring the blobs, then the rest, unless they were removed with others in between."""
+        while True:
+            # Refused is what would be refused in the end, before any blob is written.
+            await self._store.commit(Unit((), unit.expects))
+            bytes_still = await self._store.read(lambda reader: still(reader, parts.blobs))
+            await self._bring_blobs(path)
+            try:
+                await self._store.commit(Unit(unit.writes, (*unit.expects, *bytes_still)))
+            except VersionConflictError as conflict:
+                if conflict.kind != TOTAL_KIND:
+                    raise
+                continue
+            return
 
     async def _bring_blobs(self, path: Path) -> None:
         chunks = _chunks(read_blobs(path))

@@ -120,12 +120,22 @@ class ListedRecord(msgspec.Struct, frozen=True):
 
 
 class BlobRow(msgspec.Struct, frozen=True):
-    """A stored blob as read, not yet unpacked."""
+    """
+    A stored blob as read, not yet unpacked.
+
+    Attributes:
+        content: its digest.
+        size: of its bytes.
+        encoding: how they are stored.
+        stored: as which bytes.
+        counted: it was put by a Holdfast that counts who names it.
+    """
 
     content: bytes
     size: int
     encoding: str
     stored: bytes
+    counted: bool
 
 
 class SnapshotRow(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ returned as data.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError
@@ -20,6 +20,8 @@ from holdfast.core.unit import LeaseRow, PutBlob, PutSnapshot, RecordRow
 from holdfast.store.port import BlobRow, Listed, ListedRecord, SnapshotRow
 
 Row = Sequence[Any]
+COUNTED: Final = 2
+"""The format of blobs put by a Holdfast that counts who names them; before, it was 1."""
 
 
 def record_id(kind: str, key: Key) -> bytes:
@@ -165,7 +167,7 @@ def read_lease(row: Row) -> LeaseRow:
 
 def blob_row(blob: PutBlob, written_at: float) -> Row:
     """Return a blob as parameters."""
-    columns = (blob.digest, blob.size, blob.encoding, blob.stored, written_at, codec.FORMAT)
+    columns = (blob.digest, blob.size, blob.encoding, blob.stored, written_at, COUNTED)
     return (*columns, codec.digest(*columns))
 
 
@@ -178,8 +180,9 @@ def read_blob(row: Row) -> BlobRow:
     """
     content = _shown_hex(row[0])
     _check_seal(row, "blob", content)
-    content_bytes, size, encoding, stored = row[:4]
-    return BlobRow(bytes(content_bytes), size, encoding, bytes(stored))
+    content_bytes, size, encoding, stored, _, written_as = row[:6]
+    counted = written_as >= COUNTED
+    return BlobRow(bytes(content_bytes), size, encoding, bytes(stored), counted)
 
 
 def snapshot_row(snapshot: PutSnapshot, written_at: float) -> Row:

@@ -51,6 +51,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.names import naming
 from holdfast.runtime.pipelines.steplog import StepLog, read_log
 from holdfast.runtime.pipelines.walk import Place, Walk
 from holdfast.runtime.runs.handle import RunInfo
@@ -400,7 +401,7 @@ class Pipeline:
             *also,
         ]
         if begun.kept:
-            writes.insert(0, PutBlob.of(encoded))
+            writes += (PutBlob.of(encoded), *naming(run_id, begun.digest))
         expects = (AtVersion(HEAD, begun.head_key, at), AtVersion(KIND, (run_id,), 0))
         try:
             await self._store.commit(Unit(tuple(writes), expects))

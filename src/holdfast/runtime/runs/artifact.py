@@ -2,7 +2,8 @@
 Artifacts: immutable named bytes that a run leaves behind.
 
 The bytes are a blob under their digest; beside it a record holds name, size and media type. Blob,
-record and event are one unit, so nothing half written is ever listed.
+record and event are one unit, so nothing half written is ever listed. With the last run that
+names them the bytes go.
 """
 
 from typing import Final
@@ -10,11 +11,12 @@ from typing import Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import LimitError
+from holdfast.core.errors import BlobNotFoundError, LimitError
 from holdfast.core.journal import Attached
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.refusal import ArtifactNotFoundError
-from holdfast.core.unit import PutRecord
+from holdfast.core.unit import PutRecord, Write
+from holdfast.runtime.names import naming
 from holdfast.runtime.runs.view import Views
 
 KIND: Final = "holdfast.artifact"
@@ -44,13 +46,14 @@ class Artifact(msgspec.Struct, frozen=True):
     attached_at: float
 
 
-def put_artifact(run_id: str, said: Attached) -> PutRecord:
-    """Return the write that lists an artifact."""
+def put_artifact(run_id: str, said: Attached) -> tuple[Write, ...]:
+    """Return the writes that list an artifact and name its bytes."""
     artifact = Artifact(
         said.id, run_id, said.name, said.digest.hex(), said.size, said.media_type, said.at
     )
     key = (run_id, f"{said.n:09d}")
-    return PutRecord(KIND, key, msgspec.msgpack.encode(artifact))
+    put = PutRecord(KIND, key, msgspec.msgpack.encode(artifact))
+    return (put, *naming(run_id, said.digest))
 
 
 class Artifacts:
@@ -94,7 +97,12 @@ class Artifacts:
             ArtifactNotFoundError: there is none with this id.
             DamagedError: what is stored is not what was attached.
         """
-        return await self._views.blobs.get((await self.get(id)).digest)
+        digest = (await self.get(id)).digest
+        try:
+            return await self._views.blobs.get(digest)
+        except BlobNotFoundError:
+            await self.get(id)  # It may have been removed with its run just now.
+            raise
 
 
 def _key_of(id: str) -> Key:

@@ -58,14 +58,14 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
         if isinstance(error, DamagedError):
             await views.damages.note(error)
         reason = f"cannot be resumed: {error.code}"
-        left = await execution.release("run.paused", Pausing(execution.now(), reason))
-        return None if left else ("run.cancelled", Pausing(execution.now()))
+        paused = await execution.release("run.paused", Pausing(execution.now(), reason))
+        return None if paused else ("run.cancelled", Pausing(execution.now()))
     try:
         value = await function.fn(Run(execution), *args)
         if left := execution.journal.left:
             execution.diverged = (left, "the end")
             return await _stopped(execution)
-        inline, blob, writes = placed(function.result.encode(value))
+        inline, blob, writes = placed(execution.run_id, function.result.encode(value))
         execution.result_writes = writes
         return ("run.succeeded", Succeeded(execution.now(), msgspec.Raw(inline), blob))
     except asyncio.CancelledError:

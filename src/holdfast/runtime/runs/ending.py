@@ -16,6 +16,7 @@ from holdfast.core import codec
 from holdfast.core.journal import NOTHING, ChildEnded, Failed, Pausing, Succeeded
 from holdfast.core.run import RunView, Said, arrive, fold
 from holdfast.core.unit import Append, AtVersion, Expectation, PutRecord, RecordRow, Write
+from holdfast.runtime.names import naming
 from holdfast.runtime.runs.journal import read_journal, stream_of
 from holdfast.runtime.runs.question import closings
 from holdfast.runtime.runs.view import KIND, Views, events_of, projected
@@ -57,7 +58,8 @@ async def ending_of(
     said = _child_ended(run_id, fold(view, *ending), ending)
     events, after = arrive(parent, "child.ended", said, said.at)
     append = Append(stream_of(view.parent), events_of(events))
-    writes = (*writes, append, *projected(view.parent, parent, after))
+    named = naming(view.parent, said.blob)
+    writes = (*writes, append, *projected(view.parent, parent, after), *named)
     expects = (*expects, AtVersion(KIND, (view.parent,), version))
     return Ending(writes, expects, (view.parent, after))
 

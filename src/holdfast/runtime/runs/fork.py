@@ -40,6 +40,7 @@ from holdfast.core.journal import (
 from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.run import Said, begun, fold
 from holdfast.core.unit import Append, AtVersion, PutRecord, Unit, Write
+from holdfast.runtime.names import named_by, naming, still
 from holdfast.runtime.runs.artifact import put_artifact
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.view import KIND, Views, events_of, projected
@@ -131,7 +132,12 @@ class Fork:
     async def unit(self, run_id: str) -> Unit:
         """Return the unit that starts the new run."""
         plan = await self.plan()
-        started, copies, artifacts = self._copies(run_id, plan)
+        started, copies = self._copies(run_id, plan)
+        digests = [named_by(one) for one in (started, *(one for _, one in copies))]
+        bytes_still = await self._views.store.read(
+            lambda reader: still(reader, [one for one in digests if one])
+        )
+        # As long as the origin is there, so are the bytes it names.
         origin = (await self._views.get(self._origin))[0]
         said = msgspec.structs.replace(
             started,
@@ -149,14 +155,16 @@ class Fork:
         for type, one in copies:
             view = fold(view, type, one)
         events = events_of([("run.started", said), *copies])
+        named = [write for _, one in copies for write in _named(run_id, one)]
         link = PutRecord(LINK_KIND, (self._origin, run_id), codec.encode(plan.sequence))
         writes: tuple[Write, ...] = (
             Append(stream_of(run_id), events),
             *projected(run_id, None, view),
-            *artifacts,
+            *naming(run_id, said.blob),
+            *named,
             link,
         )
-        return Unit(writes, (AtVersion(KIND, (run_id,), 0),))
+        return Unit(writes, (AtVersion(KIND, (run_id,), 0), *bytes_still))
 
     async def _read(self) -> None:
         """Read the origin's journal."""
@@ -187,7 +195,7 @@ class Fork:
                 return sequence - 1
         raise InvalidValueError(what="at", reason=f"there is no step {self._at!r}")
 
-    def _copies(self, run_id: str, plan: ForkPlan) -> tuple[Started, list[Said], tuple[Write, ...]]:
+    def _copies(self, run_id: str, plan: ForkPlan) -> tuple[Started, list[Said]]:
         """Return how the origin began, and what is taken over of it."""
         kept = [(type, said) for sequence, type, said in self._journal if sequence <= plan.sequence]
         started = self._journal[0][2]
@@ -195,15 +203,11 @@ class Fork:
             raise InvalidValueError(what="origin", reason="its beginning was removed")
         over = {said.id for _, said in kept if isinstance(said, Answered | ChildEnded)}
         fired = {said.wait for _, said in kept if isinstance(said, TimerFired)}
-        copies: list[Said] = []
-        artifacts: list[Write] = []
-        for type, said in kept:
-            if _goes_along(said, over, fired):
-                copy = self._renamed(said, run_id)
-                copies.append((type, copy))
-                if isinstance(copy, Attached):
-                    artifacts.append(put_artifact(run_id, copy))
-        return started, copies, tuple(artifacts)
+        return started, [
+            (type, self._renamed(said, run_id))
+            for type, said in kept
+            if _goes_along(said, over, fired)
+        ]
 
     def _renamed(self, said: Payload, run_id: str) -> Payload:
         """Return an event as the new run would have written it."""
@@ -213,6 +217,13 @@ class Fork:
         if isinstance(said, Asked | Answered | Attached | ChildStarted | ChildEnded):
             return msgspec.structs.replace(said, id=run_id + said.id[len(self._origin) :])
         return said
+
+
+def _named(run_id: str, said: Payload) -> tuple[Write, ...]:
+    """Return what belongs to an event that was taken over and names bytes."""
+    if isinstance(said, Attached):
+        return put_artifact(run_id, said)
+    return naming(run_id, named_by(said))
 
 
 def _goes_along(said: Payload, over: set[str], fired: set[str]) -> bool:

@@ -23,6 +23,7 @@ from holdfast.core.journal import Failure
 from holdfast.core.key import check_word
 from holdfast.core.unit import PutBlob, Write
 from holdfast.runtime.exact import Exact
+from holdfast.runtime.names import naming
 
 _KNOWN_MAX: Final = 10_000
 INLINE_BYTES_MAX: Final = 64 * 1024
@@ -192,9 +193,9 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(type(error).__name__, str(error)[:10_000], code)
 
 
-def placed(encoded: bytes) -> tuple[bytes, bytes, tuple[Write, ...]]:
-    """Return an encoded value for its event: inline, or as a blob with its write."""
+def placed(run_id: str, encoded: bytes) -> tuple[bytes, bytes, tuple[Write, ...]]:
+    """Return an encoded value for an event of a run: inline, or as a blob with its writes."""
     if len(encoded) <= INLINE_BYTES_MAX:
         return encoded, b"", ()
     blob = PutBlob.of(encoded)
-    return b"\xc0", blob.digest, (blob,)
+    return b"\xc0", blob.digest, (blob, *naming(run_id, blob.digest))

@@ -2,9 +2,8 @@
 Retention of runs: what ended long ago, or before so many others, is removed.
 
 Removed is a run with all that is found by its id: journal, view, questions, artifacts, the key
-it was started with, the version of the pipeline it worked on. The newest version of a pipeline
-stays, so that content that is done is not worked on again. Blobs stay: others may name the same
-bytes.
+it was started with, the version of the pipeline it worked on, and bytes that nobody else names.
+The newest version of a pipeline stays, so that content that is done is not worked on again.
 
 Invariants: removal never touches a run that may still change, and is one unit per run, so that a
 crash leaves a run whole or gone; an id that was used is never free again.
@@ -21,6 +20,7 @@ from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_pla
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import AtVersion, DeleteRecord, RecordRow, TrimStream, Unit, Write
+from holdfast.runtime.names import leaving
 from holdfast.runtime.runs.artifact import KIND as ARTIFACT_KIND
 from holdfast.runtime.runs.fork import LINK_KIND
 from holdfast.runtime.runs.journal import stream_of
@@ -77,33 +77,48 @@ class Retention(Service):
                 heapq.heappush(newest, (view.ended, row.key[0]))
                 gone = heapq.heappop(newest)[1] if len(newest) > kept else None
             if gone is not None:
-                count += await self._remove(gone)
+                count += await self._removed(gone)
         return count
 
     def _is_old(self, view: RunView, kept_for: float | None) -> bool:
         return kept_for is not None and self._views.wall() - view.ended >= kept_for
 
-    async def _remove(self, run_id: str) -> bool:
-        row, head = await self._store.read(
-            lambda reader: (reader.record(KIND, (run_id,)), reader.head(stream_of(run_id)))
+    async def _removed(self, run_id: str) -> bool:
+        """Remove a run; return whether it was done here."""
+        while True:
+            unit = await self._removal(run_id)
+            if unit is None:
+                return False
+            try:
+                await self._store.commit(unit)
+            except VersionConflictError as conflict:
+                if conflict.kind == KIND:
+                    return False
+                continue  # Others began or ceased to name the same bytes.
+            return True
+
+    async def _removal(self, run_id: str) -> Unit | None:
+        """Return the unit that removes a run with its bytes; None if it is gone, or stays."""
+        row, head, shares = await self._store.read(
+            lambda reader: (
+                reader.record(KIND, (run_id,)),
+                reader.head(stream_of(run_id)),
+                leaving(reader, run_id),
+            )
         )
         if row is None or row.value is None:
-            return False
+            return None
         view = decode_view(row.value)
-        writes: list[Write] = [DeleteRecord(KIND, row.key)]
+        writes: list[Write] = [DeleteRecord(KIND, row.key), *shares.writes]
         if view.function.startswith(FUNCTION) and not await self._prune(run_id, view, writes):
-            return False
+            return None
         if head is not None:
             writes.append(TrimStream(stream_of(run_id), head.last_sequence + 1))
         for kind in (QUESTION_KIND, ARTIFACT_KIND, LINK_KIND):
             writes += [DeleteRecord(kind, one.key) for one in await self._below(kind, run_id)]
         if view.key:
             writes.append(DeleteRecord(KEY_KIND, (view.key,)))
-        try:
-            await self._store.commit(Unit(tuple(writes), (AtVersion(KIND, row.key, row.version),)))
-        except VersionConflictError:
-            return False
-        return True
+        return Unit(tuple(writes), (AtVersion(KIND, row.key, row.version), *shares.expects))
 
     async def _prune(self, run_id: str, view: RunView, writes: list[Write]) -> bool:
         """Remove the version of a pipeline with its run; the newest one stays."""

@@ -217,7 +217,7 @@ class Run:
         blob = PutBlob.of(data)
         id = f"{execution.run_id}!{n}"
         said = Attached(n, id, name, blob.digest, blob.size, media_type, execution.now())
-        writes = (blob, put_artifact(execution.run_id, said))
+        writes = (blob, *put_artifact(execution.run_id, said))
         await self._do(event_of("artifact.attached", said), *writes)
         return id
 

@@ -12,12 +12,18 @@ run ended, nothing changes it.
 """
 
 from collections.abc import Callable, ItemsView, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal, overload
 
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import LimitError, StreamClosedError, VersionConflictError
+from holdfast.core.errors import (
+    BlobNotFoundError,
+    LimitError,
+    StreamClosedError,
+    VersionConflictError,
+)
 from holdfast.core.journal import SignalReceived, StepResolved
 from holdfast.core.key import check_word, encode_key, encode_name, prefix_end
 from holdfast.core.refusal import (
@@ -27,8 +33,9 @@ from holdfast.core.refusal import (
     RunStateError,
 )
 from holdfast.core.run import Status, Verdict, decode_view
-from holdfast.core.unit import AtVersion, PutRecord, RecordRow, Unit, Write
+from holdfast.core.unit import AtVersion, Expectation, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.history import History
+from holdfast.runtime.names import compare_names
 from holdfast.runtime.runs.artifact import Artifacts
 from holdfast.runtime.runs.control import Control, Mode
 from holdfast.runtime.runs.executor import Executor
@@ -135,8 +142,14 @@ class Runs:
             self, self._views, await self._begin(id, key, (*self._views.begin(id, said), *also))
         )
 
-    async def _begin(self, id: str, key: str | None, writes: tuple[Write, ...]) -> str:
-        expects = [AtVersion(KIND, (id,), 0)]
+    async def _begin(
+        self,
+        id: str,
+        key: str | None,
+        writes: tuple[Write, ...],
+        also: tuple[Expectation, ...] = (),
+    ) -> str:
+        expects = [AtVersion(KIND, (id,), 0), *also]
         if key is not None:
             known = await self._known(key)
             if known is not None:
@@ -151,6 +164,8 @@ class Runs:
             known = None if key is None else await self._known(key)
             if known is not None and conflict.kind in (KEY_KIND, KIND):
                 return known
+            if conflict.kind not in (KEY_KIND, KIND):
+                raise
             raise RunExistsError(run_id=id) from None
         self._views.on_queued(id)
         return id
@@ -263,8 +278,15 @@ class Runs:
         if info.status is Status.CANCELLED:
             raise RunCancelledError(run_id=run_id, reason=info.why, by=info.by)
         function = self._views.functions.find(info.function)
-        raw = await self._views.blobs.get(info.blob.hex()) if info.blob else bytes(info.result)
+        raw = await self._blob(info) if info.blob else bytes(info.result)
         return codec.decode(raw) if function is None else function.result.decode(raw)
+
+    async def _blob(self, info: RunInfo) -> bytes:
+        try:
+            return await self._views.blobs.get(info.blob.hex())
+        except BlobNotFoundError:
+            await self._views.get(info.id)  # It may have been removed just now.
+            raise
 
     # Changing.
 
@@ -425,19 +447,21 @@ class Runs:
             InvalidValueError: there is no such place or step.
             RunExistsError: there is, or was, a run with the new id.
         """
-        fork = Fork(self._views, run_id, at, patch or {})
         if dry_run:
-            return await fork.plan()
+            return await Fork(self._views, run_id, at, patch or {}).plan()
         id = self._store.world.ids.incarnation().hex() if new_id is None else new_id
-        return self.handle(await self._begin(id, None, (await fork.unit(id)).writes))
+        while True:
+            unit = await Fork(self._views, run_id, at, patch or {}).unit(id)
+            with suppress(VersionConflictError):  # Others began or ceased to name the same bytes.
+                return self.handle(await self._begin(id, None, unit.writes, unit.expects))
 
     def look(self) -> None:
         """Look at once for what is due, instead of within half a second; for tests with a clock."""
         self._executor.look()
 
     async def verify(self) -> Sequence[Finding]:
-        """Fold every journal and return the runs that are shown as something else."""
-        return await self._upkeep.compare()
+        """Return the runs that are shown as what no journal says, and bytes counted wrongly."""
+        return [*await self._upkeep.compare(), *await compare_names(self._store)]
 
     async def retain(
         self, seconds: float | None = None, *, newest: int | None = None, limit: int = 1_000

@@ -23,6 +23,7 @@ from holdfast.core.journal import Started
 from holdfast.core.key import prefix_end
 from holdfast.core.refusal import ScheduleNotFoundError
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Unit
+from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Views
 
@@ -99,7 +100,7 @@ class Schedules:
         due = next_time(cron, zone, self._views.wall())
         said, also = self._views.started(fn, args, queue=queue, labels={"schedule": name})
         schedule = Schedule(name, cron, zone, due, make_up, said)
-        await self._views.store.commit(Unit((schedule.put(), *also)))
+        await commit_keeping(self._views.store, Unit((schedule.put(), *also)))
         return schedule
 
     async def get(self, name: str) -> Schedule:

@@ -195,7 +195,7 @@ class _Performance:
             codec.encode(mark, "mark")
         except CodecError as error:
             await self._give_up(failure_of(error), error)
-        inline, blob, writes = placed(encoded)
+        inline, blob, writes = placed(execution.run_id, encoded)
         said = StepSucceeded(
             asked.name,
             asked.n,

@@ -45,6 +45,7 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.blob import Blobs
 from holdfast.runtime.damage import Damages
+from holdfast.runtime.names import naming
 from holdfast.runtime.runs.function import INLINE_BYTES_MAX, Functions
 from holdfast.runtime.runs.journal import folded, stream_of
 from holdfast.store.store import Store
@@ -185,7 +186,7 @@ class Views:
     def begin(self, run_id: str, said: Started) -> tuple[Write, ...]:
         """Return the writes with which a run begins to be."""
         append = Append(stream_of(run_id), (event_of("run.started", said),))
-        return (append, *projected(run_id, None, begun(said)))
+        return (append, *projected(run_id, None, begun(said)), *naming(run_id, said.blob))
 
     async def find(self, run_id: str) -> tuple[RunView, int] | None:
         """Return a view and its version, or None; one that is damaged is made anew."""

@@ -41,6 +41,7 @@ from holdfast.core.refusal import (
 from holdfast.core.tier import BUFFERED, DURABLE
 from holdfast.core.unit import Append, Committed, Expectation, RecordRow, Unit, Write, together
 from holdfast.runtime.history import History
+from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.service import carry_on
 from holdfast.runtime.sessions.image import HEAD, Head, Image, Portion, known_values
 from holdfast.runtime.sessions.state import (
@@ -336,8 +337,7 @@ class Session(Generic[T]):
 
     async def _insist(self, make: Callable[[], Portion], also: tuple[Also, ...] = ()) -> Portion:
         """Commit a portion; again, if all that came in between is another head."""
-        more = together(*also)
-        left = TRIES_MAX
+        more, left = together(*also), TRIES_MAX
         while True:
             portion = make()
             writes = (*portion.writes, *more.writes)
@@ -346,7 +346,7 @@ class Session(Generic[T]):
             # An edit of nothing durable does not make the session, but it is still fenced.
             expects = (*portion.expects, *more.expects) if portion.writes else more.expects
             try:
-                committed = await self._store.commit(Unit(writes, expects, more.id))
+                committed = await commit_keeping(self._store, Unit(writes, expects, more.id))
             except VersionConflictError as conflict:
                 left -= 1
                 ours = (conflict.kind, conflict.key) == (HEAD, self._image.name)

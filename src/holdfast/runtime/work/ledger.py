@@ -59,6 +59,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.work.entry import KIND, STOP_KIND, Book, Entry, written
@@ -407,7 +408,7 @@ class Ledger:
                 )
                 unit = _together(unit, renewal, also, self._store.unit_id())
                 try:
-                    committed = await self._store.commit(unit)
+                    committed = await commit_keeping(self._store, unit)
                 except VersionConflictError as conflict:
                     if (conflict.kind, conflict.key) != (KIND, key):
                         raise
