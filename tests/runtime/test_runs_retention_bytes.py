@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import PutBlob, Run, Runtime, Unit, state
+from holdfast import Machine, PutBlob, Run, Runtime, Unit, state
 from holdfast.core.errors import BlobNotFoundError
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.ledger import Terms
 from holdfast.core.refusal import ArtifactNotFoundError, RunNotFoundError
 from holdfast.core.unit import PatchRecord
 from holdfast.core.world import World
+from holdfast.runtime import names
 from holdfast.runtime.blob import Blobs
-from holdfast.runtime.names import TOTAL_KIND
 from tests.store.fixtures import generate
 
 BYTES = b"the same note"
@@ -43,7 +43,12 @@ async def note(run: Run, data: bytes, times: int = 1) -> None:
 
 async def grow(run: Run, letter: str) -> str:
     """Return something that is too large for an event."""
-    return await run.step("grow", lambda: letter * LARGE)
+    return letter * LARGE
+
+
+async def weigh(run: Run) -> int:
+    """Do a step whose result is too large for an event."""
+    return len(await run.step("grow", lambda: "w" * LARGE))
 
 
 async def parent(run: Run) -> str:
@@ -65,7 +70,7 @@ class Count:
     value: int = 0
 
 
-FUNCTIONS = [note, grow, parent, carry]
+FUNCTIONS = [note, grow, weigh, parent, carry]
 
 
 def opened(url: str, failpoints: Failpoints | None = None) -> Any:
@@ -88,9 +93,10 @@ async def is_there(rt: Runtime, data: bytes) -> bool:
     return True
 
 
-async def blobs_of(rt: Runtime) -> int:
+async def blobs_of(rt: Any) -> int:
     """Return how many blobs the store has."""
-    return len(await rt._store.read(lambda reader: list(reader.pages("scan_blobs", after_content))))  # type: ignore[attr-defined]
+    rows = await rt._store.read(lambda reader: list(reader.pages("scan_blobs", after_content)))
+    return len(rows)
 
 
 def after_content(row: Any) -> dict[str, bytes]:
@@ -131,13 +137,18 @@ def test_large_inputs_and_results_go_with_their_runs_and_stay_with_a_parent(
     async def whole() -> None:
         async with opened(kept_url) as rt:
             await ended(rt, "carry", carry, "x" * LARGE)
-            await ended(rt, "grow", grow, "g")
-            await (await rt.runs.fork("grow", new_id="again")).result()
+            await ended(rt, "weigh", weigh)
+            await (await rt.runs.fork("carry", new_id="carry fork")).result()
+            await (await rt.runs.fork("weigh", new_id="weigh fork")).result()
+            assert await rt.runs.retain(newest=2) == 2
+            assert await blobs_of(rt) == 2
+            assert await rt.runs.retain(newest=0) == 2
+            assert await blobs_of(rt) == 0
             run = await rt.runs.start(parent, run_id="parent")
             async for event in run.follow():
                 if event.type == "child.ended":
                     break
-            assert await rt.runs.retain(newest=0) == 4
+            assert await rt.runs.retain(newest=0) == 1
             assert await rt.verify() == []
             assert await blobs_of(rt) == 1
         async with opened(kept_url) as rt:
@@ -190,6 +201,51 @@ def test_what_a_program_put_stays_until_it_is_deleted_and_no_run_names_it(
             await put(rt)
             await rt.blobs.delete(name_of(BYTES))
             assert not await is_there(rt, BYTES)
+            assert await rt.verify() == []
+
+    asyncio.run(whole())
+
+
+def test_contents_of_a_pipeline_go_with_their_versions(store_url: str) -> None:
+    """R9. Two keys work on equal content; that of a version that stays is there."""
+    machine = Machine("count", initial="read", final={"done"})
+
+    @machine.on("read", to="done")
+    def read(step: Any, ctx: Any) -> None:
+        assert ctx.input in ("one", "two")
+
+    async def whole() -> None:
+        async with opened(store_url) as rt:
+            for key in ("a", "b"):
+                for content in ("one", "two"):
+                    await rt.pipeline(machine, key).run(content)
+            assert await rt.runs.retain(newest=0, limit=1) == 1
+            assert await blobs_of(rt) == 2
+            assert await rt.runs.retain(newest=0) == 1
+            assert await blobs_of(rt) == 1
+            assert await rt.verify() == []
+
+    asyncio.run(whole())
+
+
+def test_a_run_is_removed_with_all_it_names_however_many_that_are(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X9. More than are read at once."""
+    monkeypatch.setattr(names, "PAGE", 2)
+
+    async def several(run: Run) -> None:
+        for n in range(5):
+            await run.attach("part", bytes([n]))
+
+    async def whole() -> None:
+        async with opened(store_url) as rt:
+            await ended(rt, "a", several)
+            await ended(rt, "b", several)
+            assert await rt.verify() == []
+            assert await rt.runs.retain(newest=0) == 2
+            assert await rt.runs.artifacts.list("a") == []
+            assert await blobs_of(rt) == 0
             assert await rt.verify() == []
 
     asyncio.run(whole())
@@ -383,7 +439,7 @@ def test_bytes_that_are_counted_wrongly_are_found(store_url: str, wrong: int) ->
     async def whole() -> None:
         async with opened(store_url) as rt:
             await ended(rt, "a", note, BYTES)
-            patch = PatchRecord(TOTAL_KIND, (name_of(BYTES),), add={"names": wrong})
+            patch = PatchRecord(names.TOTAL_KIND, (name_of(BYTES),), add={"names": wrong})
             await rt._store.commit(Unit((patch,)))
             [finding] = await rt.verify()
             assert finding.name == name_of(BYTES)

@@ -141,7 +141,7 @@ def leaving(reader: Reads, run_id: str) -> Leaving:
     """Return what belongs to the unit that removes a run."""
     writes: list[Write] = []
     expects: list[AtVersion] = []
-    shares = list(_shares(reader, run_id))
+    shares = list(below(reader, SHARE_KIND, run_id))
     totals = _totals(reader, [(share.key[1],) for share in shares])
     for share, (key, (total, version)) in zip(shares, totals, strict=True):
         count = _share(share)
@@ -173,10 +173,11 @@ def _is_counted(reader: Reads, digest: bytes) -> bool:
     return blob is not None and blob.counted
 
 
-def _shares(reader: Reads, run_id: str) -> Iterator[RecordRow]:
+def below(reader: Reads, kind: str, run_id: str) -> Iterator[RecordRow]:
+    """Yield all records of a kind that belong to a run."""
     first = encode_key((run_id,))
     until = prefix_end(first)
-    while page := reader.records(SHARE_KIND, first, until, PAGE, None):
+    while page := reader.records(kind, first, until, PAGE, None):
         yield from page
         first = encode_key(page[-1].key) + b"\0"
 

@@ -15,12 +15,11 @@ from typing import Final
 
 from holdfast.core import codec
 from holdfast.core.errors import VersionConflictError
-from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import AtVersion, DeleteRecord, RecordRow, TrimStream, Unit, Write
-from holdfast.runtime.names import leaving
+from holdfast.runtime.names import below, leaving
 from holdfast.runtime.runs.artifact import KIND as ARTIFACT_KIND
 from holdfast.runtime.runs.fork import LINK_KIND
 from holdfast.runtime.runs.journal import stream_of
@@ -30,7 +29,6 @@ from holdfast.runtime.runs.view import KIND, Views
 from holdfast.runtime.service import Service
 
 KEY_KIND: Final = "holdfast.run.key"
-BELOW_MAX: Final = 10_000
 EVERY: Final = 600.0
 
 
@@ -136,7 +134,4 @@ class Retention(Service):
         return codec.decode_as(head.value, Version, "pipeline").run_id != run_id
 
     async def _below(self, kind: str, run_id: str) -> list[RecordRow]:
-        begin = encode_key((run_id,))
-        return await self._store.read(
-            lambda reader: reader.records(kind, begin, prefix_end(begin), BELOW_MAX, None)
-        )
+        return await self._store.read(lambda reader: list(below(reader, kind, run_id)))
