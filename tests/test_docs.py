@@ -19,10 +19,18 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PREPARE = """
 import asyncio, holdfast
+@holdfast.state(version=1)
+class Chat:
+    title: str = ""
+async def report(run):
+    return await run.step("write", str, 7)
 async def main():
     async with holdfast.open("sqlite:///agent.db") as rt:
         for number in range(3):
             await rt.history("chat/user-42").append("turn_added", {"number": number})
+        await (await rt.runs.start(report, run_id="report-7")).result()
+        async with rt.session(Chat, "user-42") as session, session.edit() as chat:
+            chat.title = "lighthouses"
 asyncio.run(main())
 """
 
