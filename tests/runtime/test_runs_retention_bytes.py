@@ -136,6 +136,11 @@ def test_large_inputs_and_results_go_with_their_runs_and_stay_with_a_parent(
 
     async def whole() -> None:
         async with opened(kept_url) as rt:
+            for fn, args in ((carry, ("x" * LARGE,)), (grow, ("g",)), (weigh, ())):
+                await ended(rt, f"one {fn.__name__}", fn, *args)
+                assert await blobs_of(rt) == 1
+                assert await rt.runs.retain(newest=0) == 1
+                assert await blobs_of(rt) == 0
             await ended(rt, "carry", carry, "x" * LARGE)
             await ended(rt, "weigh", weigh)
             await (await rt.runs.fork("carry", new_id="carry fork")).result()
@@ -411,23 +416,26 @@ def test_an_import_whose_bytes_are_removed_meanwhile_brings_them_again(
     asyncio.run(whole())
 
 
-def test_who_reads_an_artifact_while_it_is_removed_learns_that_there_is_none(
+def test_who_reads_what_is_removed_just_then_learns_that_it_is_not_there(
     store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """X9. Removed between its record and its bytes."""
+    """X9. An artifact or a result, removed between the record and the bytes."""
 
     async def whole() -> None:
         async with opened(store_url) as rt:
             await ended(rt, "a", note, BYTES)
+            await ended(rt, "b", grow, "b")
             get = Blobs.get
 
             async def late(self: Blobs, digest: str) -> bytes:
-                await rt.runs.retain(newest=0)
+                await rt.runs.retain(newest=0, limit=1)
                 return await get(self, digest)
 
             monkeypatch.setattr(Blobs, "get", late)
             with pytest.raises(ArtifactNotFoundError):
                 await rt.runs.artifacts.read("a!1")
+            with pytest.raises(RunNotFoundError):
+                await rt.runs.result("b")
 
     asyncio.run(whole())
 
