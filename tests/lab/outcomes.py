@@ -21,6 +21,7 @@ from holdfast.testing.trials.trial import Lab
 from tests.lab.runs import KEY, NARROW, REST
 from tests.lab.scripts import (
     DOOMED_ATTEMPTS,
+    HELD,
     Expected,
     Plan,
     expected,
@@ -227,15 +228,11 @@ class Judge:
 
     def _journal(self) -> None:
         """A3, A4, A7. Dense, what was seen is there, nothing behind the end, no crash loop."""
-        numbers = [event.sequence for event in self._events]
-        assert numbers == list(range(1, len(numbers) + 1)), f"{self.run_id} has {numbers}"
-        types = [event.type for event in self._events]
+        types = _whole(self.run_id, self._events)
         for (run_id, sequence), type in self._told.seen.items():
             if run_id == self.run_id:
                 there = types[sequence - 1] if sequence <= len(types) else "nothing"
                 assert there == type, f"{type} of {run_id} was seen at {sequence}, it is {there}"
-        ends = [at for at, type in enumerate(types, 1) if type in _ENDS]
-        assert ends in ([], [len(types)]), f"{self.run_id} ended at {ends} of {len(types)}"
         in_vain = 0
         for type in types:
             in_vain = 0 if type in _RESTS else in_vain + (type == "run.dispatched")
@@ -269,6 +266,10 @@ class Judge:
         done: defaultdict[str, list[int]] = defaultdict(list)
         for step, attempt in self._told.effects[self.run_id]:
             done[step].append(attempt)
+        held = [at for at, group in enumerate(self._expected.steps) if HELD in group]
+        behind = {step for at in held for group in self._expected.steps[at + 1 :] for step in group}
+        went_on = behind & set(done)
+        assert not went_on, f"{self.run_id} was cancelled before {sorted(went_on)}"
         for step, attempts in done.items():
             name = step.partition("#")[0]
             if name == "post":
@@ -317,6 +318,7 @@ class Judge:
         ended = {said["id"]: said["status"] for said in self._of("child.ended")}
         for said in self._of("child.started"):
             child = await self._rt.runs.get(said["id"])
+            _whole(child.id, await self._rt.runs.history(child.id).read(limit=_LISTED))
             if self._events[-1].type != "run.cancelled":
                 known = child.status.value if child.is_terminal else None
                 assert ended.get(child.id) == known, f"{child.id} is {child.status}, {ended}"
@@ -333,6 +335,16 @@ class Judge:
         if status is Status.SUCCEEDED and self.plan is not None:
             found = codec.decode(bytes(info.result))
             assert found == self._expected.result, f"{found} is not {self._expected.result}"
+
+
+def _whole(run_id: str, events: Sequence[RecordedEvent]) -> list[str]:
+    """Return the types of a journal without a gap, with nothing behind its end."""
+    numbers = [event.sequence for event in events]
+    assert numbers == list(range(1, len(numbers) + 1)), f"{run_id} has {numbers}"
+    types = [event.type for event in events]
+    ends = [at for at, type in enumerate(types, 1) if type in _ENDS]
+    assert ends in ([], [len(types)]), f"{run_id} ended at {ends} of {len(types)}"
+    return types
 
 
 _ENDS: Final = ("run.succeeded", "run.failed", "run.cancelled")

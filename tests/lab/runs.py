@@ -37,6 +37,7 @@ from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.step import Step, current_step
 from holdfast.testing.trials.trial import Lab
 from tests.lab.scripts import (
+    CUT_SHORT,
     DOOMED_ATTEMPTS,
     KEY,
     NARROW,
@@ -55,7 +56,7 @@ _GIVE_UP: Final = Retry(attempts=DOOMED_ATTEMPTS, backoff=0.001)
 # What a person does before the first life ends.
 _FIRST_LIFE: Final = 3
 _LOOK_SECONDS: Final = 0.01
-# Less than the time after which the lab calls a process hanging, so that it can say why.
+# Without anything seen; less than when the lab calls a process hanging, so that it can say why.
 _PATIENCE_SECONDS: Final = 8.0
 _LISTED: Final = 10_000
 REST: Final = "rest"
@@ -118,23 +119,28 @@ class Program:
         self._way = way_of(lab.seed)
         self._piped = ""
         self._done = 0
+        self._is_first = False
+        self._uncut = {*CUT_SHORT} - {without}
+        self._freed = asyncio.Event()
+        self._moved = 0.0
 
     async def live(self) -> bool:
         """Open the store and go on with everything; return whether all ended."""
         async with self._lab.open(functions=[self.play, self.errand]) as rt:
             self._rt = rt
-            is_first = not await rt.history("lives").read()
+            self._is_first = not await rt.history("lives").read()
             await self._start_all()
             ids = [id for id in (*self._plans, self._piped) if id != self._without]
             followers = [asyncio.ensure_future(self._follow(run_id)) for run_id in ids]
             ends = asyncio.gather(*(rt.runs.ended(run_id) for run_id in ids))
             try:
-                until = self._lab.world.clock.monotonic() + _PATIENCE_SECONDS
-                while not await self._is_over(ends) and not (is_first and self._is_late()):
+                self._moved = self._lab.world.clock.monotonic()
+                while not await self._is_over(ends) and not self._is_late():
                     await self._look_after()
-                    await asyncio.wait([ends], timeout=_LOOK_SECONDS)
-                    if self._lab.world.clock.monotonic() > until:
+                    idle = self._lab.world.clock.monotonic() - self._moved
+                    if idle > _PATIENCE_SECONDS:
                         raise AssertionError(f"it does not end: {await self._stuck()}")
+                    await asyncio.sleep(max(_LOOK_SECONDS, idle / 10))
                 if all_ended := await self._is_over(ends):
                     self._note_ends(await ends)
                 await rt.history("lives").append("ended")
@@ -145,12 +151,13 @@ class Program:
         return all_ended
 
     def _is_late(self) -> bool:
-        return self._done >= _FIRST_LIFE
+        return self._is_first and not self._uncut and self._done >= _FIRST_LIFE
 
     async def _is_over(self, ends: "asyncio.Future[Any]") -> bool:
         """Tell whether all ended, and the children of those that were cancelled."""
         if not ends.done():
             return False
+        await ends  # It raises if the store failed.
         runs = await self._rt.runs.list()
         ours = [info for info in runs if self._without not in (info.id, info.parent or None)]
         return all(info.is_terminal for info in ours)
@@ -159,8 +166,10 @@ class Program:
         """Return what is not over, and why."""
         stuck: list[str] = []
         for info in await self._rt.runs.list():
-            if not info.is_terminal and info.id != self._without:
-                events = await self._rt.runs.history(info.id).read(limit=_LISTED)
+            if not info.is_terminal:
+                is_whole = info.id != self._without
+                history = self._rt.runs.history(info.id)
+                events = await history.read(limit=_LISTED) if is_whole else []
                 said = [event.type for event in events][-6:]
                 reason = info.waits or info.why
                 stuck.append(f"{info.id} {info.status} {reason} {info.expected!r} {said}")
@@ -175,6 +184,7 @@ class Program:
         """Note what is seen of a journal."""
         async for event in self._rt.runs.history(run_id).follow():
             self._lab.acknowledged(["seen", run_id, event.sequence, event.type])
+            self._moved = self._lab.world.clock.monotonic()
 
     # What is started, and the person who looks after it.
 
@@ -212,6 +222,9 @@ class Program:
 
     async def _tend(self, plan: Plan, info: RunInfo) -> None:
         events = await self._rt.runs.history(plan.run_id).read(limit=10_000)
+        started = [event.data["name"] for event in events if event.type == "step.started"]
+        if "post" in started:
+            self._uncut.discard(plan.run_id)
         sent = [event.data for event in events if event.type == "signal.received"]
         for name, values in expected(plan).signals.items():
             for value in values[sum(one["name"] == name for one in sent) :]:
@@ -256,6 +269,8 @@ class Program:
             mode = "now" if plan.mode == "now" else "after_step"
             info = await self._rt.runs.cancel(plan.run_id, mode=mode, reason="enough", by="ann")
             self._did(["cancelled", plan.run_id, info.is_terminal])
+            if plan.cancel == "running":
+                self._freed.set()
 
     def _did(self, note: list[Any]) -> None:
         self._lab.acknowledged(note)
@@ -281,6 +296,7 @@ class Program:
         acts: dict[str, Any] = {
             "step": self._step,
             "once": self._once,
+            "held": self._held,
             "pair": self._pair,
             "ask": self._ask,
             "late": partial(self._ask, timeout=0.01),
@@ -301,7 +317,13 @@ class Program:
 
     async def _once(self, run: Run, name: str, verdict: str) -> str:
         resolver = partial(self._find_out, verdict)
-        value = await run.step(name, partial(self._do, 0), effect="once", resolver=resolver)
+        work = self._cut_short if run.id in CUT_SHORT else partial(self._do, 0)
+        value = await run.step(name, work, effect="once", resolver=resolver)
+        self._lab.acknowledged(["returned", run.id, value])
+        return value
+
+    async def _held(self, run: Run, name: str) -> str:
+        value = await run.step(name, self._wait_for_the_cancellation)
         self._lab.acknowledged(["returned", run.id, value])
         return value
 
@@ -332,6 +354,19 @@ class Program:
         if step.attempt <= fails:
             raise ConnectionError("not yet")
         return value_of(step.run_id, f"{step.name}#{step.n}")
+
+    async def _wait_for_the_cancellation(self) -> str:
+        value = await self._do(0)
+        await self._freed.wait()
+        return value
+
+    async def _cut_short(self) -> str:
+        """Be under way when the first life ends, so that nobody knows what became of it."""
+        value = await self._do(0)
+        self._uncut.discard(current_step.get().run_id)
+        if self._is_first:
+            await asyncio.Event().wait()
+        return value
 
     async def _break(self) -> None:
         self._note_effect(current_step.get())

@@ -15,8 +15,13 @@ from typing import Any, Final, NamedTuple
 NARROW: Final = "narrow"
 # Ids that would meet each other in a file system, or lead out of it.
 IDS: Final = ("..", "a/b", "A/B", "quatre-vingts é")
+# They begin with an effect that is under way when the first life ends, and who says what became
+# of it.
+CUT_SHORT: Final = MappingProxyType({IDS[0]: "person", IDS[2]: "again"})
 CANCELLED: Final = ("left alone", "left at work")
-_BUSY: Final = 12
+# It is held in one step until somebody ends it; the steps behind it are never begun.
+HELD: Final = "held#1"
+_BUSY: Final = ("step", "held", "step", "step", "step", "step")
 KEY: Final = ("bank", "source")
 TEXT: Final = "one two three"
 DOOMED_ATTEMPTS: Final = 2
@@ -77,8 +82,7 @@ def plans_of(seed: int) -> list[Plan]:
     for run_id, when, mode, end in zip(
         CANCELLED, ("waiting", "running"), modes, endings, strict=True
     ):
-        # So many that it is still busy when somebody sees that it runs.
-        kinds = ["step"] * _BUSY if when == "running" else ["step", "pair"]
+        kinds = _BUSY if when == "running" else ("step", "pair")
         actions = [_action(rng, kind, number) for number, kind in enumerate(kinds)]
         plans.append(Plan(run_id, actions + end, cancel=when, mode=mode))
     return plans
@@ -89,6 +93,9 @@ def _drawn(rng: Random, run_id: str, number: int) -> Plan:
     kinds = ["step", *_KINDS[number::2], *rng.choices(_KINDS, k=2), "doomed", "once"]
     rng.shuffle(kinds)
     actions = [_action(rng, kind, at) for at, kind in enumerate(kinds)]
+    if run_id in CUT_SHORT:
+        actions.pop(kinds.index("once"))
+        actions.insert(0, ["once", "post", CUT_SHORT[run_id]])
     asked = [action for action in actions if action[0] in ("ask", "late")]
     answers = {
         n: rng.choice(("yes", "no")) for n, action in enumerate(asked, 1) if action[0] == "ask"
@@ -104,6 +111,8 @@ def _action(rng: Random, kind: str, at: int) -> list[Any]:
             return ["step", rng.choice(("fetch", "sum")), effect, rng.choice((0, 0, 1))]
         case "once":
             return ["once", "post", rng.choice(("done", "again", "person"))]
+        case "held":
+            return ["held", "held"]
         case "pair":
             return ["pair", f"left{at}", f"right{at}"]
         case "ask" | "late":
@@ -152,7 +161,7 @@ class _Walk:
     def do(self, kind: str, words: Sequence[Any]) -> Any:
         """Return what an action comes to; note what it records."""
         match kind:
-            case "step" | "once":
+            case "step" | "once" | "held":
                 return self._steps([words[0]])[0]
             case "pair":
                 return self._steps(words)

@@ -7,6 +7,8 @@ import pytest
 
 import holdfast
 from holdfast import Run, Status
+from holdfast.core.errors import DamagedError
+from holdfast.runtime.runs import execution
 from holdfast.runtime.runs.execution import Execution
 
 
@@ -100,5 +102,32 @@ def test_what_begins_a_wait_is_durable_also_if_something_arrives_just_then(
                         break
                 await rt.runs.answer(f"{run.id}?1", "me", by="ann")
                 assert await run.result() == "me"
+
+    asyncio.run(main())
+
+
+def test_what_arrived_and_could_not_be_read_at_once_is_not_slept_over(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A11, A13. It waited for what had arrived, after a restart too."""
+
+    async def main() -> None:
+        async with holdfast.open(store_url) as rt:
+
+            async def fail(*_: Any) -> None:
+                monkeypatch.undo()
+                raise DamagedError(what="stream", name="run/r", reason="it cannot be read just now")
+
+            async def work(run: Run) -> Any:
+                return await run.signal("word")
+
+            run = await rt.runs.start(work, run_id="r")
+            async for event in run.follow():
+                if event.type == "run.waiting":
+                    break
+            monkeypatch.setattr(execution, "read_arrivals", fail)
+            await rt.runs.signal(run.id, "word", "said")
+            async with asyncio.timeout(20):
+                assert await run.result() == "said"
 
     asyncio.run(main())

@@ -171,6 +171,7 @@ def _place_in_another_unit() -> Generator[None]:
         after = await change(self, run_id, decide)
         places = tuple(write for write in projected(run_id, None, after) if _is_place(write))
         if places:
+            self.store.world.failpoints.reach("run.ended")
             await self.store.commit(Unit(places))
             self.on_queued(run_id)
         return after

@@ -21,9 +21,10 @@ from tests.lab.outcomes import invariant
 from tests.lab.runs import work
 from tests.lab.traced import ROOT
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 25, 15
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 28, 7
 _IMAGES_PER_JOB, _ERRORS_PER_JOB = 50, 20
-_POINTS_PER_JOB, _DAMAGES_PER_JOB = 40, 12
+_POINTS_PER_JOB, _DAMAGES_PER_JOB = 25, 12
+_IN_A_ROW = 8
 # The number of cases is the limit, not the time; a process that hangs is given up after that.
 _SECONDS = 1_200.0
 _HANGS = 30.0
@@ -55,7 +56,7 @@ def runs(wish: Wish) -> Iterator[Job]:
         yield partial(on_postgres, seed, min(_KILLS_ON_POSTGRES, wish.kills))
         for part in range(2):
             yield partial(strike, seed + part, kills)
-            yield partial(suffer, seed + part, kills=min(_KILLS_PER_JOB, wish.kills))
+        yield partial(suffer, seed, kills=min(_KILLS_PER_JOB, wish.kills))
         yield partial(suffer, seed + 2, images=min(_IMAGES_PER_JOB, wish.images))
         yield partial(suffer, seed + 3, errors=_ERRORS_PER_JOB)
         yield partial(decay, seed, min(_DAMAGES_PER_JOB, wish.damages))
@@ -78,7 +79,7 @@ def strike(seed: int, kills: int) -> Outcome:
     rng, hurt = Random(f"runs/{seed}"), _Hurt(seed, "work")
     with hurt:
         places = hurt.places()
-        in_a_row = [{"point": "run.dispatched", "nth": 1}] * 5
+        in_a_row = [{"point": "run.dispatched", "nth": 1}] * _IN_A_ROW
         hurt.kill(in_a_row)
         for number in range(kills - 1):
             point = POINTS[number % len(POINTS)]

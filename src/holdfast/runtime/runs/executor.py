@@ -311,8 +311,9 @@ class Executor(Service):
         entry, view, version = found
         # A version that was accepted meanwhile is another function than the one in memory.
         if view.attempt == before + 1 and view.version == of:
-            await execution.go_on(entry, view, version)
-            return
+            with suppress(StoreError):  # What arrived could not be read: it begins anew.
+                await execution.go_on(entry, view, version)
+                return
         execution.discard()
         self._execute_new(execution.run_id, entry, view, version)
 
