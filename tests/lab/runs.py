@@ -53,8 +53,9 @@ from tests.lab.scripts import (
 
 _INSIST: Final = Retry(attempts=100, backoff=0.001, longest=0.005)
 _GIVE_UP: Final = Retry(attempts=DOOMED_ATTEMPTS, backoff=0.001)
-# What a person does before the first life ends.
+# What a person does before the first life ends; it also ends when nothing else goes on.
 _FIRST_LIFE: Final = 3
+_IDLE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.01
 # Without anything seen; less than when the lab calls a process hanging, so that it can say why.
 _PATIENCE_SECONDS: Final = 8.0
@@ -134,8 +135,8 @@ class Program:
             followers = [asyncio.ensure_future(self._follow(run_id)) for run_id in ids]
             ends = asyncio.gather(*(rt.runs.ended(run_id) for run_id in ids))
             try:
-                self._moved = self._lab.world.clock.monotonic()
-                while not await self._is_over(ends) and not self._is_late():
+                self._moved, idle = self._lab.world.clock.monotonic(), 0.0
+                while not await self._is_over(ends) and not self._is_late(idle):
                     await self._look_after()
                     idle = self._lab.world.clock.monotonic() - self._moved
                     if idle > _PATIENCE_SECONDS:
@@ -150,8 +151,9 @@ class Program:
                 await asyncio.gather(ends, *followers, return_exceptions=True)
         return all_ended
 
-    def _is_late(self) -> bool:
-        return self._is_first and not self._uncut and self._done >= _FIRST_LIFE
+    def _is_late(self, idle: float) -> bool:
+        enough = self._done >= _FIRST_LIFE or idle > _IDLE_SECONDS
+        return self._is_first and not self._uncut and enough
 
     async def _is_over(self, ends: "asyncio.Future[Any]") -> bool:
         """Tell whether all ended, and the children of those that were cancelled."""
@@ -364,7 +366,7 @@ class Program:
         """Be under way when the first life ends, so that nobody knows what became of it."""
         value = await self._do(0)
         self._uncut.discard(current_step.get().run_id)
-        if self._is_first:
+        if self._is_first and current_step.get().attempt == 1:
             await asyncio.Event().wait()
         return value
 
