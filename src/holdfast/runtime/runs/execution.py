@@ -135,7 +135,7 @@ class Execution:
         """Append what was submitted and did not go along with anything yet."""
         if self._submitted and not self.discarded and not self.parked:
             try:
-                await self.views.commit(self._unit(()))
+                await self.views.commit(self._unit(self._along(())))
             except (FenceError, StreamClosedError):
                 self.discard()
             except HoldfastError:
@@ -157,7 +157,7 @@ class Execution:
         if self.discarded:
             raise asyncio.CancelledError
         try:
-            unit = self._unit(events, writes)
+            unit = self._unit(events if expects else self._along(events), writes)
             if expects:
                 unit = Unit(unit.writes, (*unit.expects, *expects))
             await self.views.commit(unit)
@@ -166,10 +166,17 @@ class Execution:
         except StoreError as error:
             self._strand(error)
 
+    def _along(self, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        """
+        Put what was submitted before events.
+
+        Only where nothing but the owner is expected: what was refused would come again behind
+        events that went meanwhile.
+        """
+        submitted, self._submitted = self._submitted, {}
+        return (*submitted.values(), *events)
+
     def _unit(self, events: tuple[Event, ...], writes: tuple[Write, ...] = ()) -> Unit:
-        if self._submitted:
-            events = (*self._submitted.values(), *events)
-            self._submitted = {}
         return Unit((Append(self.stream, events), *writes), self._fence)
 
     def _lose(self) -> NoReturn:
@@ -216,7 +223,6 @@ class Execution:
             said = decide(self.view)
             if said is None:
                 return self.view
-            submitted = self._submitted
             after: RunView = self.view
             for type, one in said:
                 after = fold(after, type, one)
@@ -237,7 +243,6 @@ class Execution:
             except VersionConflictError as conflict:
                 if (conflict.kind, conflict.key) != (KIND, (self.run_id,)):
                     raise
-                self._submitted = submitted
                 await self._take_in()
                 continue
             except (FenceError, StreamClosedError):
