@@ -40,7 +40,7 @@ from holdfast.testing.disk.power import NAME, PowerLoss
 from holdfast.testing.faults import planted
 from holdfast.testing.orders.schedules import explore
 from holdfast.testing.process.kills import RECOVERY, Forks, Kills
-from holdfast.testing.simulation.simulation import campaign
+from holdfast.testing.simulation.simulation import campaign, with_patrons
 from holdfast.testing.trials.cases import Application, Cases
 from tests.lab import traced
 from tests.lab.mistakes import SEEDS_TO_FIND
@@ -303,9 +303,9 @@ async def _die_at_work(url: str) -> None:
 
 
 def by_simulation(plant: str) -> list[str]:
-    """Run several processes on one store in virtual time."""
+    """Run several processes on one store in virtual time, their clients in sessions and at work."""
     with planted(plant):
-        return list(campaign(range(1, SEEDS_TO_FIND), enough=1).broken.values())
+        return list(campaign(with_patrons(range(1, SEEDS_TO_FIND)), enough=1).broken.values())
 
 
 def by_accidents(plant: str) -> list[str]:

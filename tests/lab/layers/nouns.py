@@ -13,8 +13,8 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.nouns import work
 from tests.lab.promises import invariant
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 40, 12
-_IMAGES_PER_JOB, _ERRORS_PER_JOB = 60, 20
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 30, 8
+_IMAGES_PER_JOB, _ERRORS_PER_JOB = 40, 15
 # The number of cases is the limit, not the time; a process that hangs is given up after 30 s.
 _SECONDS = 1_200.0
 # Where a kill of the nouns hurts; each has to be struck.

@@ -21,9 +21,9 @@ from tests.lab.outcomes import invariant
 from tests.lab.runs import work
 from tests.lab.traced import ROOT
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 28, 7
-_IMAGES_PER_JOB, _ERRORS_PER_JOB = 50, 20
-_POINTS_PER_JOB, _DAMAGES_PER_JOB = 25, 12
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 20, 5
+_IMAGES_PER_JOB, _ERRORS_PER_JOB = 30, 15
+_POINTS_PER_JOB, _DAMAGES_PER_JOB = 20, 8
 _IN_A_ROW = 8
 # The number of cases is the limit, not the time; a process that hangs is given up after that.
 _SECONDS = 1_200.0

@@ -21,23 +21,17 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 
 import apsw
 
-from holdfast.core.errors import HoldfastError
 from holdfast.core.recovery import Phase
-from holdfast.core.world import World
 from holdfast.runtime.presence import LEASE_TTL
-from holdfast.runtime.runtime import Options, Runtime
-from holdfast.store.sqlite.driver import SqliteDriver
-from holdfast.testing.disk.acts import read_image
-from holdfast.testing.disk.images import write_image
+from holdfast.runtime.runtime import Runtime
 from holdfast.testing.simulation.clients import (
     CANCELLED_SHARE,
     NOTES,
@@ -62,9 +56,10 @@ from holdfast.testing.simulation.patrons import (
     check_hall,
     check_jobs,
 )
+from holdfast.testing.simulation.place import fresh_store, memory
 from holdfast.testing.simulation.virtual import BrokenError, VirtualLoop
 
-__all__ = ["Campaign", "History", "campaign", "simulate"]
+__all__ = ["Campaign", "History", "campaign", "simulate", "with_patrons"]
 
 T = TypeVar("T")
 SECOND_ROUND_SHARE: Final = 0.05
@@ -166,12 +161,22 @@ def campaign(seeds: Iterable[int], parts: Parts | None = None, *, enough: int = 
         enough: how many broken seeds are enough.
     """
     total = Campaign()
-    with tempfile.TemporaryDirectory(prefix="hf-", dir=_memory()) as name:
+    with tempfile.TemporaryDirectory(prefix="hf-", dir=memory()) as name:
         for seed in seeds:
             total.add(simulate(seed, parts, folder=Path(name)))
             if len(total.broken) >= enough:
                 break
     return total
+
+
+def with_patrons(seeds: Iterable[int]) -> Iterator[int]:
+    """Give the seeds whose clients use sessions and the ledger."""
+    return (seed for seed in seeds if _cast(Random(seed))[1])
+
+
+def _cast(random: Random) -> tuple[int, bool]:
+    """Draw how many processes there are, and whether their clients use sessions and the ledger."""
+    return 2 + (random.random() < 0.1), random.random() < PATRONS_SHARE
 
 
 def simulate(seed: int, parts: Parts | None = None, *, folder: Path | None = None) -> History:
@@ -184,9 +189,9 @@ def simulate(seed: int, parts: Parts | None = None, *, folder: Path | None = Non
         folder: where to put stores; the first call leaves an empty one there as a template.
     """
     if folder is None:
-        with tempfile.TemporaryDirectory(prefix="hf-", dir=_memory()) as name:
+        with tempfile.TemporaryDirectory(prefix="hf-", dir=memory()) as name:
             return simulate(seed, parts, folder=Path(name))
-    path = _fresh_store(folder)
+    path = fresh_store(folder)
     world = _Simulation(seed, parts or Parts(), path)
     try:
         return world.run()
@@ -205,8 +210,7 @@ class _Simulation:
         self.path = path
         self.reached: Counter[str] = Counter()
         self.lines: list[str] = []
-        count = 2 + (self.random.random() < 0.1)
-        self.patrons = self.random.random() < PATRONS_SHARE
+        count, self.patrons = _cast(self.random)
         self.hasty = self.patrons and self.random.random() < HASTY_SHARE
         lease = HASTY_LEASE if self.hasty else LEASE_TTL if self.patrons else QUIET_LEASE
         self.instances = [
@@ -472,29 +476,3 @@ class _Simulation:
         expected["n"] = sum(expected.values())
         if value != expected:
             raise BrokenError(f"the counter is {value}, committed were {expected}")
-
-
-def _fresh_store(folder: Path) -> Path:
-    """Return the path of an empty store: a copy of a template, because migrating takes longer."""
-    template = folder / "template"
-    if not template.exists():
-        template.mkdir()
-        driver = SqliteDriver(template / "a.db", Options(), World())
-        try:
-            driver.open()
-        except HoldfastError as error:
-            raise BrokenError("no store can be made here") from error
-        finally:
-            driver.close()
-    place = Path(tempfile.mkdtemp(dir=folder))
-    write_image(_template(template), place)
-    return place / "a.db"
-
-
-@lru_cache(maxsize=1)
-def _template(folder: Path) -> dict[str, bytes]:
-    return read_image(folder)
-
-
-def _memory() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
