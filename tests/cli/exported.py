@@ -57,6 +57,8 @@ import asyncio, os, signal, sys
 from pathlib import Path
 import holdfast
 from holdfast.core.world import World
+from holdfast.runtime.transfer import import_stream
+from holdfast.runtime.transfer_file import is_bundle
 url, source, point, nth = sys.argv[1:]
 left = int(nth)
 def pass_by():
@@ -68,7 +70,10 @@ world = World()
 async def main():
     async with holdfast.open(url, world=world) as rt:
         world.failpoints.arm(point, pass_by)
-        await rt.transfers.import_file(Path(source))
+        if is_bundle(Path(source)):
+            await rt.transfers.import_file(Path(source))
+        else:
+            await import_stream(rt, Path(source))
 asyncio.run(main())
 """
 

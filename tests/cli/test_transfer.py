@@ -18,6 +18,7 @@ import holdfast
 from holdfast.core.errors import DamagedFileError, SequenceConflictError
 from holdfast.core.world import World
 from holdfast.runtime.transfer import check_export, import_stream
+from tests.cli.exported import IMPORT
 from tests.cli.invocation import SECRET, fill, invoke, run
 from tests.cli.test_commands import damage
 
@@ -36,27 +37,6 @@ failpoints.arm(point, lambda: os.kill(os.getpid(), signal.SIGKILL))
 async def main():
     async with holdfast.open(url, read_only=True) as rt:
         await export_stream(rt, "chat/user-42", Path(target), failpoints)
-asyncio.run(main())
-"""
-
-IMPORT = """
-import asyncio, os, signal, sys
-from pathlib import Path
-import holdfast
-from holdfast.core.world import World
-from holdfast.runtime.transfer import import_stream
-url, source, point, nth = sys.argv[1:]
-left = int(nth)
-def pass_by():
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-world = World()
-async def main():
-    async with holdfast.open(url, world=world) as rt:
-        world.failpoints.arm(point, pass_by)
-        await import_stream(rt, Path(source))
 asyncio.run(main())
 """
 

@@ -20,7 +20,7 @@ from holdfast.core.ledger import Terms
 from holdfast.core.refusal import ArtifactNotFoundError, RunNotFoundError
 from holdfast.core.unit import PatchRecord
 from holdfast.core.world import World
-from holdfast.runtime import names
+from holdfast.runtime import listing, names
 from holdfast.runtime.blob import Blobs
 from tests.store.fixtures import generate
 
@@ -238,6 +238,7 @@ def test_a_run_is_removed_with_all_it_names_however_many_that_are(
 ) -> None:
     """X9. More than are read at once."""
     monkeypatch.setattr(names, "PAGE", 2)
+    monkeypatch.setattr(listing, "PAGE", 2)
 
     async def several(run: Run) -> None:
         for n in range(5):

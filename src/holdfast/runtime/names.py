@@ -17,7 +17,7 @@ expects the totals it decided by.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -32,7 +32,7 @@ from holdfast.core.journal import (
     StepSucceeded,
     Succeeded,
 )
-from holdfast.core.key import Key, encode_key, prefix_end
+from holdfast.core.key import Key, encode_key
 from holdfast.core.unit import (
     AtVersion,
     Committed,
@@ -44,6 +44,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.listing import below, intact
 from holdfast.store.port import Finding, Reads
 from holdfast.store.store import Store
 
@@ -141,7 +142,7 @@ def leaving(reader: Reads, run_id: str) -> Leaving:
     """Return what belongs to the unit that removes a run."""
     writes: list[Write] = []
     expects: list[AtVersion] = []
-    shares = list(below(reader, SHARE_KIND, run_id))
+    shares = list(below(reader, SHARE_KIND, encode_key((run_id,))))
     totals = _totals(reader, [(share.key[1],) for share in shares])
     for share, (key, (total, version)) in zip(shares, totals, strict=True):
         count = _share(share)
@@ -173,15 +174,6 @@ def _is_counted(reader: Reads, digest: bytes) -> bool:
     return blob is not None and blob.counted
 
 
-def below(reader: Reads, kind: str, run_id: str) -> Iterator[RecordRow]:
-    """Yield all records of a kind that belong to a run."""
-    first = encode_key((run_id,))
-    until = prefix_end(first)
-    while page := reader.records(kind, first, until, PAGE, None):
-        yield from page
-        first = encode_key(page[-1].key) + b"\0"
-
-
 def _totals(reader: Reads, keys: Sequence[Key]) -> list[tuple[Key, tuple[Total, int]]]:
     """Return the total at each key, with the version to expect."""
     found: list[tuple[Key, tuple[Total, int]]] = []
@@ -207,7 +199,7 @@ def _share(row: RecordRow) -> int:
 
 async def compare_names(store: Store) -> list[Finding]:
     """Return the totals that are not the sum of the shares."""
-    totals = {row.key[0]: _total(row) async for row in _all(store, TOTAL_KIND)}
+    totals = {row.key[0]: _total(row) async for row in intact(store, TOTAL_KIND)}
     shares = await _sums(store)
     odd = [name for name in {*totals, *shares} if shares[name] != _names(totals, name)]
     if not odd:
@@ -229,23 +221,10 @@ def _names(totals: dict[str, tuple[Total, int]], name: str) -> int:
 
 async def _sums(store: Store) -> Counter[str]:
     sums: Counter[str] = Counter()
-    async for row in _all(store, SHARE_KIND):
+    async for row in intact(store, SHARE_KIND):
         sums[row.key[1]] += _share(row)
     return sums
 
 
 async def _read_total(store: Store, name: str) -> tuple[Total, int]:
     return _total(await store.read(lambda reader: reader.record(TOTAL_KIND, (name,))))
-
-
-async def _all(store: Store, kind: str) -> AsyncIterator[RecordRow]:
-    """Yield the records of a kind; one that is damaged is the store's to report."""
-    first, until = b"", prefix_end(b"")
-    while True:
-        page = await store.read(lambda reader, first=first: reader.listed(kind, first, until, PAGE))  # type: ignore[misc]
-        for one in page:
-            if one.intact:
-                yield one.row
-        if len(page) < PAGE:
-            return
-        first = page[-1].place + b"\0"

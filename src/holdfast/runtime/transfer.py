@@ -19,7 +19,6 @@ killed can be run again. Position, time and digest of an imported event are of t
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -40,11 +39,8 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.history import StreamInfo
 from holdfast.runtime.runtime import Runtime
-from holdfast.runtime.transfer_file import PAGE_EVENTS, Header, Line, LineReader, LineWriter
+from holdfast.runtime.transfer_file import PAGE_EVENTS, Header, Line, LineReader, LineWriter, chunks
 from holdfast.store.files import remove_leftovers, replace_file, replacing
-
-CHUNK_EVENTS: Final = 1_000
-CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -121,7 +117,7 @@ async def import_stream(rt: Runtime, path: Path) -> Imported:
         )
     present = await _present(rt, path, header)
     after = present
-    for chunk in _chunks(path, present):
+    for chunk in chunks(_behind(path, present), _size):
         events = tuple(Event(line.type, line.payload, line.meta) for line in chunk)
         expects = (AtSequence(header.stream, after),)
         await rt.commit(Unit((Append(header.stream, events),), expects))
@@ -193,19 +189,14 @@ async def _same(rt: Runtime, path: Path, header: Header, until: int) -> int:
     return same
 
 
-def _chunks(path: Path, after: int) -> Iterator[list[Line]]:
-    """Yield the events behind a sequence, as many at once as make a good unit."""
-    chunk: list[Line] = []
-    size = 0
+def _behind(path: Path, after: int) -> Iterator[Line]:
+    """Yield the events behind a sequence."""
     with path.open("rb") as file:
         reader = LineReader(file, path)
         for line in reader.events(reader.header()):
-            if line.sequence <= after:
-                continue
-            chunk.append(line)
-            size += len(line.payload) + len(line.meta or b"")
-            if len(chunk) >= CHUNK_EVENTS or size >= CHUNK_BYTES:
-                yield chunk
-                chunk, size = [], 0
-    if chunk:
-        yield chunk
+            if line.sequence > after:
+                yield line
+
+
+def _size(line: Line) -> int:
+    return len(line.payload) + len(line.meta or b"")

@@ -19,7 +19,7 @@ Invariant: what a reader returned without an error is a file as it was written, 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple, TypeVar
@@ -41,6 +41,8 @@ BUNDLE_FORMAT: Final = "holdfast-bundle-1"
 # The largest blob in base64, with room for the rest.
 LINE_BYTES_MAX: Final = 2 * UNIT_BYTES_MAX
 PAGE_EVENTS: Final = 1_000
+CHUNK_ITEMS: Final = 1_000
+CHUNK_BYTES: Final = 4 * 1024 * 1024
 _HEXADECIMAL: Final = re.compile("[0-9a-f]{32}")
 
 
@@ -432,3 +434,17 @@ def read_blobs(path: Path) -> Iterator[PutBlob]:
             reader.entry()
         for _ in range(cover.blobs):
             yield reader.blob()
+
+
+def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[tuple[T, ...]]:
+    """Yield as many at once as make a good unit, by their number and by the bytes of each."""
+    chunk: list[T] = []
+    total = 0
+    for item in items:
+        chunk.append(item)
+        total += size(item)
+        if len(chunk) >= CHUNK_ITEMS or total >= CHUNK_BYTES:
+            yield tuple(chunk)
+            chunk, total = [], 0
+    if chunk:
+        yield tuple(chunk)

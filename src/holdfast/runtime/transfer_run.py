@@ -29,7 +29,7 @@ from holdfast.core.journal import (
     Started,
     read_payload,
 )
-from holdfast.core.key import Key, encode_key, prefix_end
+from holdfast.core.key import Key, encode_key
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
 from holdfast.core.refusal import RunNotFoundError, RunStateError
 from holdfast.core.run import RunView, Said, Status, arrive, begun, fold
@@ -41,10 +41,10 @@ from holdfast.core.unit import (
     CloseStream,
     Expectation,
     PutRecord,
-    RecordRow,
     Unit,
     Write,
 )
+from holdfast.runtime.listing import below
 from holdfast.runtime.names import named_by, naming
 from holdfast.runtime.runs.artifact import put_artifact
 from holdfast.runtime.runs.ending import ORPHANS_KIND
@@ -61,7 +61,6 @@ BY: Final = "holdfast import"
 PAUSED_BECAUSE: Final = "imported; the run may go on where it came from, resume it to go on here"
 CANCELLED_BECAUSE: Final = "imported while it was being cancelled"
 TRIES_MAX: Final = 100
-PAGE: Final = 1_000
 
 
 # Out.
@@ -81,7 +80,7 @@ def read_run(reader: Reads, run_id: str) -> Parts:
         tree = _tree(reader, run_id)
         root = tree[run_id]
         _check_root(reader, run_id, root.started)
-        records = [*_below(reader, list(tree)), *_pipeline(reader, run_id, root.started)]
+        records = [*_asked_and_timed(reader, list(tree)), *_pipeline(reader, run_id, root.started)]
         # Whatever changes a run appends to its journal in the same unit.
         if all(_is_still(reader, one.part) for one in tree.values()):
             blobs = dict.fromkeys(digest for one in tree.values() for digest in one.blobs())
@@ -150,21 +149,13 @@ def _check_root(reader: Reads, run_id: str, started: Started) -> None:
         )
 
 
-def _below(reader: Reads, ids: Sequence[str]) -> list[Entry]:
+def _asked_and_timed(reader: Reads, ids: Sequence[str]) -> list[Entry]:
     """Return the questions and timers of runs."""
     found: list[Entry] = []
     for id in ids:
-        begin = encode_key((id,))
-        found += [Entry.of(row) for row in _all(reader, QUESTION_KIND, begin)]
+        found += [Entry.of(row) for row in below(reader, QUESTION_KIND, encode_key((id,)))]
     known = set(ids)
-    return found + [Entry.of(row) for row in _all(reader, TIMER_KIND) if row.key[2] in known]
-
-
-def _all(reader: Reads, kind: str, begin: bytes = b"") -> Iterator[RecordRow]:
-    first, until = begin, prefix_end(begin)
-    while page := reader.records(kind, first, until, PAGE, None):
-        yield from page
-        first = encode_key(page[-1].key) + b"\0"
+    return found + [Entry.of(row) for row in below(reader, TIMER_KIND) if row.key[2] in known]
 
 
 def _pipeline(reader: Reads, run_id: str, started: Started) -> list[Entry]:

@@ -9,9 +9,7 @@ they are named by their content and harm nobody; everything else is one unit, so
 session is there as a whole or not at all, and an import that was killed can be run again.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -23,17 +21,15 @@ from holdfast.core.errors import (
 )
 from holdfast.core.key import Key, as_key
 from holdfast.core.refusal import AlreadyThereError, RunExistsError
-from holdfast.core.unit import PutBlob, Unit, size_bytes
+from holdfast.core.unit import Unit, size_bytes
 from holdfast.runtime.names import TOTAL_KIND, still
 from holdfast.runtime.runs.view import KIND
 from holdfast.runtime.sessions.image import HEAD
 from holdfast.runtime.sessions.state import shape_of
-from holdfast.runtime.transfer_file import Cover, Parts, read_blobs, read_parts, write_parts
+from holdfast.runtime.transfer_file import Cover, Parts, chunks, read_blobs, read_parts, write_parts
 from holdfast.runtime.transfer_run import Arrival, arrival_of, holds_run, read_run
 from holdfast.runtime.transfer_session import holds_session, read_session, session_unit
 from holdfast.store.store import Store
-
-CHUNK_BYTES: Final = 4 * 1024 * 1024
 
 
 class Arrived(msgspec.Struct, frozen=True):
@@ -145,23 +141,9 @@ class Transfers:
             return
 
     async def _bring_blobs(self, path: Path) -> None:
-        chunks = _chunks(read_blobs(path))
-        while chunk := await self._store.blocking(lambda: next(chunks, ())):
+        parts = chunks(read_blobs(path), lambda blob: len(blob.stored))
+        while chunk := await self._store.blocking(lambda: next(parts, ())):
             await self._store.commit(Unit(chunk))
-
-
-def _chunks(blobs: Iterator[PutBlob]) -> Iterator[tuple[PutBlob, ...]]:
-    """Yield as many blobs at once as make a good unit."""
-    chunk: list[PutBlob] = []
-    size = 0
-    for blob in blobs:
-        chunk.append(blob)
-        size += len(blob.stored)
-        if size >= CHUNK_BYTES:
-            yield tuple(chunk)
-            chunk, size = [], 0
-    if chunk:
-        yield tuple(chunk)
 
 
 def _refusal(parts: Parts, conflict: ConflictError) -> ConflictError:

@@ -15,16 +15,17 @@ from typing import Final
 
 from holdfast.core import codec
 from holdfast.core.errors import VersionConflictError
+from holdfast.core.key import encode_key
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import AtVersion, DeleteRecord, RecordRow, TrimStream, Unit, Write
-from holdfast.runtime.names import below, leaving
+from holdfast.runtime.listing import below, intact
+from holdfast.runtime.names import leaving
 from holdfast.runtime.runs.artifact import KIND as ARTIFACT_KIND
 from holdfast.runtime.runs.fork import LINK_KIND
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.question import KIND as QUESTION_KIND
-from holdfast.runtime.runs.upkeep import rows_of
 from holdfast.runtime.runs.view import KIND, Views
 from holdfast.runtime.service import Service
 
@@ -66,7 +67,7 @@ class Retention(Service):
         """Remove what is not to be kept, up to a limit; return how many."""
         count = 0
         newest: list[tuple[float, str]] = []
-        async for row in rows_of(self._store):
+        async for row in intact(self._store, KIND):
             view = decode_view(row.value or b"")
             if count >= limit or not view.is_terminal:
                 continue
@@ -134,4 +135,5 @@ class Retention(Service):
         return codec.decode_as(head.value, Version, "pipeline").run_id != run_id
 
     async def _below(self, kind: str, run_id: str) -> list[RecordRow]:
-        return await self._store.read(lambda reader: list(below(reader, kind, run_id)))
+        begin = encode_key((run_id,))
+        return await self._store.read(lambda reader: list(below(reader, kind, begin)))

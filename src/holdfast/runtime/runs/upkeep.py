@@ -1,6 +1,6 @@
 """Upkeep of runs: what is shown is compared with the journals; timers outlive a boot."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from holdfast.core.deadline import rebased
@@ -10,10 +10,10 @@ from holdfast.core.recovery import Phase, Step
 from holdfast.core.run import decode_view, encode_view
 from holdfast.core.unit import DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.runtime.boot import Progress
+from holdfast.runtime.listing import intact
 from holdfast.runtime.runs.journal import folded
 from holdfast.runtime.runs.view import KIND, TIMER_KIND, Timer, Views
-from holdfast.store.port import Finding, ListedRecord
-from holdfast.store.store import Store
+from holdfast.store.port import Finding
 
 PAGE: Final = 500
 
@@ -29,7 +29,7 @@ class Upkeep:
     async def compare(self) -> list[Finding]:
         """Fold every journal and return the runs that are shown as something else."""
         found: list[Finding] = []
-        async for row in rows_of(self._store):
+        async for row in intact(self._store, KIND):
             try:
                 reason = await self._difference(row)
             except (HoldfastError, RuntimeError) as error:
@@ -51,23 +51,6 @@ class Upkeep:
         if encode_view(view) != encode_view(shown):
             return f"is shown as {shown.status}, its journal says {view.status}"
         return ""
-
-
-async def rows_of(store: Store) -> AsyncIterator[RecordRow]:
-    """Yield the records of all runs; one that is damaged is the store's to report."""
-    first = b""
-    while True:
-        page = await _page(store, first)
-        for one in page:
-            if one.intact:
-                yield one.row
-        if len(page) < PAGE:
-            return
-        first = page[-1].place + b"\0"
-
-
-async def _page(store: Store, first: bytes) -> Sequence[ListedRecord]:
-    return await store.read(lambda reader: reader.listed(KIND, first, prefix_end(b""), PAGE))
 
 
 class Timers:

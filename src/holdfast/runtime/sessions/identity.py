@@ -18,25 +18,25 @@ acts on it: whoever makes a session expects the index to be as it was read.
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.deadline import remaining
 from holdfast.core.errors import DamagedError, VersionConflictError
-from holdfast.core.key import Key, prefix_end
+from holdfast.core.key import Key
 from holdfast.core.recovery import Phase, Step
 from holdfast.core.unit import AtVersion, DeleteRecord, MendRecord, PatchRecord, Unit, Write
 from holdfast.core.world import World
 from holdfast.runtime.boot import Progress
+from holdfast.runtime.listing import every
 from holdfast.runtime.sessions.image import ACTIVE, HEAD, IDENTITY, Head, candidate
 from holdfast.runtime.sessions.state import Shape
-from holdfast.store.port import ListedRecord, Reads
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
-PAGE: Final = 2_000
 log = logging.getLogger("holdfast")
 
 
@@ -118,31 +118,6 @@ def counts(reader: Reads, world: World, shape: Shape, key: Key, within: float | 
         slot = reader.record(shape.kind(name), key)
         at = max(at, slot.written_at if slot else at)
     return clock.wall() - at <= within
-
-
-async def every(
-    store: Store, kind: str, prefix: bytes = b"", page: int = PAGE
-) -> AsyncIterator[ListedRecord]:
-    """
-    Yield all records of a kind in key order, page by page; damaged ones are marked.
-
-    Raises:
-        DamagedError: the index leads back to where this has been.
-    """
-    first, until = prefix, prefix_end(prefix)
-
-    def read(reader: Reads) -> list[ListedRecord]:
-        return reader.listed(kind, first, until, page)
-
-    while rows := await store.read(read):
-        for row in rows:
-            yield row
-        behind = rows[-1].place + b"\0"
-        if behind <= first:
-            raise DamagedError(
-                what="index", name=kind, reason="leads back to where the listing has been"
-            )
-        first = behind
 
 
 class Identities:

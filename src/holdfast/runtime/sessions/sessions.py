@@ -31,8 +31,9 @@ from holdfast.core.refusal import AmbiguousIdentityError
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.history import History
+from holdfast.runtime.listing import every
 from holdfast.runtime.sessions.flush import Flusher
-from holdfast.runtime.sessions.identity import Found, Identities, Look, every, look
+from holdfast.runtime.sessions.identity import Found, Identities, Look, look
 from holdfast.runtime.sessions.image import ACTIVE, ARCHIVED, HEAD, Head, Image
 from holdfast.runtime.sessions.session import TRIES_MAX, Session, Surroundings
 from holdfast.runtime.sessions.state import Shape, shape_of
