@@ -77,6 +77,10 @@ async def work(lab: Lab) -> None:
         pass
 
 
+def _nothing() -> None:
+    """Let a thread have a turn."""
+
+
 class Program:
     """One life."""
 
@@ -114,7 +118,9 @@ class Program:
                     pass
                 else:
                     raise AssertionError(f"a change of state was accepted while {phase.value}")
-            await asyncio.sleep(0)
+            # By way of a thread: a loop that is never idle leaves the threads of the store
+            # hardly a turn, on some machines so few that a boot takes minutes.
+            await asyncio.to_thread(_nothing)
 
     # The ledger.
 

@@ -87,6 +87,7 @@ _RUNS_UNKILLED: Final = (
 )
 # With a child that waits for good, and two signals of one name.
 _SEED_OF_RUNS: Final = 42
+_DAY: Final = 86_400.0
 _FEW = Breadth(prefixes=1, sectors=1, mixtures=2)
 _GARBAGE = Breadth(prefixes=0, sectors=0, mixtures=0, garbage=4)
 
@@ -238,7 +239,8 @@ async def _sleeping(run: Run, seconds: float) -> None:
 
 async def _slept(url: str) -> list[str]:
     clock = ManualClock()
-    async with holdfast.open(url, world=World(clock=clock)) as rt:
+    # A lease that outlasts the jumps: what is asked here is when a run wakes, not who owns it.
+    async with holdfast.open(url, world=World(clock=clock), lease_ttl=_DAY) as rt:
         run, nap = await rt.runs.start(_sleeping, 100.0), await rt.runs.start(_sleeping, 1.0)
         for one in (run, nap):
             async for event in one.follow():

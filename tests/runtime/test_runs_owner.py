@@ -14,9 +14,13 @@ import sys
 from contextlib import suppress
 from typing import Any
 
+import pytest
+
 import holdfast
-from holdfast import Run
-from holdfast.core.errors import HoldfastError
+from holdfast import Run, Runtime, Status, Unit
+from holdfast.core.errors import HoldfastError, StaleGenerationError
+from holdfast.core.recovery import Phase
+from holdfast.core.unit import GrantLease, ReleaseLease
 from tests.runtime.test_runs import until
 
 TTL = 1.0
@@ -98,6 +102,42 @@ async def second_owner(url: str, process: "subprocess.Popen[str]") -> None:
             ("last", "second"),
         ]
         assert await rt.verify() == []
+
+
+def test_who_waits_for_a_run_is_told_when_its_runtime_was_overtaken(store_url: str) -> None:
+    """A9, F15. For one that is executed, also in a long step, and for one that just waits."""
+
+    async def whole() -> None:
+        async def holds(run: Run) -> None:
+            await run.step("hold", asyncio.Event().wait)
+
+        async def sleeps(run: Run) -> None:
+            await run.sleep(1_000)
+
+        async with holdfast.open(store_url) as rt:
+            held = await rt.runs.start(holds, run_id="held")
+            asleep = await rt.runs.start(sleeps, run_id="asleep")
+            await until(rt, "held", "step.started")
+            await until(rt, "asleep", "run.waiting")
+            waits = [asyncio.ensure_future(run.result()) for run in (held, asleep)]
+            await asyncio.sleep(0)
+            await overtaken(rt)
+            for wait in waits:
+                with pytest.raises(StaleGenerationError):
+                    await asyncio.wait_for(wait, 20)
+            assert (await rt.runs.get("held")).status is Status.RUNNING
+            assert rt.health().phase is Phase.FAILED
+
+    asyncio.run(whole())
+
+
+async def overtaken(rt: Runtime) -> None:
+    """Take a runtime's lease, as another one does that takes it for dead; let it find that."""
+    presence = rt._presence  # pyright: ignore[reportPrivateUsage]
+    fence = presence.fence
+    steal = (ReleaseLease(fence.key, fence.generation), GrantLease(fence.key, 30.0, "another"))
+    await rt._store.commit_early(Unit(steal))  # pyright: ignore[reportPrivateUsage]
+    await presence.beat()
 
 
 if __name__ == "__main__":

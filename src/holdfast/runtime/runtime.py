@@ -325,6 +325,8 @@ class Runtime:
         """Stop: work of this runtime may be somebody else's by now."""
         self._life.fail(error)
         self._store.shut(self._life.refusal)
+        self._store.stop(error)
+        self._executor.let_go_of_waiters()
 
     async def _goodbye(self) -> None:
         """Say it also where a boot failed or a drain did not come so far."""

@@ -56,6 +56,7 @@ class Store:
         self._lock = threading.Lock()
         self._is_open = False
         self._refusal: Callable[[], HoldfastError] | None = None
+        self._failure: HoldfastError | None = None
         self._abandoned = False
         self._pid = os.getpid()
 
@@ -132,9 +133,12 @@ class Store:
 
         Raises:
             PoisonedError: nothing will, before the store is opened anew.
+            HoldfastError: what this opening was stopped with.
         """
         if self._writer.poisoned is not None:
             raise PoisonedError(reason=self._writer.poisoned)
+        if self._failure is not None:
+            raise self._failure.fresh()
 
     @property
     def trouble(self) -> StoreError | None:
@@ -148,6 +152,11 @@ class Store:
     def admit(self) -> None:
         """Let commits pass."""
         self._refusal = None
+
+    def stop(self, failure: HoldfastError) -> None:
+        """Let nothing change here any more, and have everybody who waits for it look."""
+        self._failure = failure
+        self.wakes.wake_all()
 
     def check_admitted(self) -> None:
         """

@@ -429,9 +429,9 @@ class Executor(Service):
     def moved(self, run_id: str) -> asyncio.Future[RunView | None] | None:
         """
         Return what is done when a run that is executed here ends, with its last view, or when it
-        parks or goes on elsewhere; None if none is.
+        parks or goes on elsewhere; None if none is, or if it will not be seen here.
         """
-        if not self.executes(run_id):
+        if self._presence.fenced is not None or not self.executes(run_id):
             return None
         future: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(run_id, []).append(future)
@@ -453,6 +453,11 @@ class Executor(Service):
         for future in self._waiters.pop(run_id, ()):
             if not future.done():
                 future.set_result(last)
+
+    def let_go_of_waiters(self) -> None:
+        """Have everybody who waits for a run look for themselves what became of it."""
+        for run_id in list(self._waiters):
+            self.tell_who_waits(run_id)
 
     # The way in and out.
 
@@ -495,5 +500,4 @@ class Executor(Service):
         overs = [one.over for one in self.live.values()]
         if overs:
             await asyncio.wait(overs)
-        for run_id in list(self._waiters):
-            self.tell_who_waits(run_id)
+        self.let_go_of_waiters()

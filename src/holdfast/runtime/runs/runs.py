@@ -240,7 +240,7 @@ class Runs:
         Wait until a run ended, however, and return it.
 
         Raises:
-            PoisonedError, ClosedError: it cannot be seen here any more how it ends.
+            PoisonedError, FenceError, ClosedError: it cannot be seen here any more how it ends.
         """
         while True:
             # One that is executed here says so itself; every step of it would wake this.
@@ -265,7 +265,7 @@ class Runs:
         Raises:
             RunFailedError: it failed.
             RunCancelledError: it was cancelled.
-            PoisonedError, ClosedError: it cannot be seen here any more how it ends.
+            PoisonedError, FenceError, ClosedError: it cannot be seen here any more how it ends.
         """
         info = await self.ended(run_id)
         if info.status is Status.FAILED:
