@@ -22,29 +22,41 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from typing import BinaryIO, NamedTuple
 
 HEADER_BYTES = 32
 FRAME_HEADER_BYTES = 24
 _MAGIC_LITTLE = 0x377F0682
 _MASK = 0xFFFFFFFF
-# Words summed from zero stay below 2**64 for so many: the sums grow as Fibonacci numbers do.
-_BLOCK = 32
+_OURS = "<" if sys.byteorder == "little" else ">"
+# Pairs of words summed from zero stay below 2**64 for so many: the sums grow as Fibonacci numbers.
+_BLOCK_PAIRS = 16
 # Read and summed at once.
 _CHUNK_BYTES = 256 * 1024
+_LANE_BYTES = 8
 
 
-def _fibonacci(number: int) -> int:
-    before, found = 1, 0
-    for _ in range(number):
-        before, found = found, before + found
-    return found
+class _Growth(NamedTuple):
+    """
+    By what the two sums before some words count in those after them.
+
+    The first sum becomes `before * first + same * second`, the second
+    `same * first + after * second`, each with what the words themselves add up to from zero.
+    """
+
+    before: int
+    same: int
+    after: int
 
 
-# By what the two sums before a block count in those after it: the first by the first two, the
-# second by the last two.
-_COUNT = tuple(_fibonacci(number) for number in (_BLOCK - 1, _BLOCK, _BLOCK + 1))
+@cache
+def _growth(pairs: int) -> _Growth:
+    """Return the growth over so many pairs of words."""
+    before, same = 1, 0
+    for _ in range(2 * pairs):
+        before, same = same, before + same & _MASK
+    return _Growth(before, same, before + same & _MASK)
 
 
 class WalVerdict(NamedTuple):
@@ -70,30 +82,23 @@ class WalVerdict(NamedTuple):
 
 
 class _Chunk:
-    """
-    Frames that were read together.
-
-    A page is cut into blocks of words. The blocks of all pages are summed at once, each from zero,
-    as the lanes of one number, when the first of the sums is asked for.
-    """
+    """Frames that were read together; their pages are summed at once, when one is asked for."""
 
     def __init__(self, data: bytes, page_size: int, order: str) -> None:
         step = FRAME_HEADER_BYTES + page_size
         starts = range(0, len(data) - step + 1, step)
         self.heads = [data[start : start + FRAME_HEADER_BYTES] for start in starts]
         self._bodies = [data[start + FRAME_HEADER_BYTES : start + step] for start in starts]
-        self._blocks = page_size // (4 * _BLOCK)
         self._order = order
-
-    def sums(self, number: int) -> Iterator[tuple[int, int]]:
-        """Give both sums of each block of a page."""
-        mine = slice(number * self._blocks, (number + 1) * self._blocks)
-        first, second = self._sums
-        return zip(first[mine], second[mine], strict=True)
+        self.growth = _growth(page_size // _LANE_BYTES)
 
     @cached_property
-    def _sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return _block_sums(b"".join(self._bodies), self._order)
+    def sums(self) -> list[tuple[int, int]]:
+        """Both sums of each page, begun at zero."""
+        words = array("I", b"".join(self._bodies))
+        if self._order != _OURS:
+            words.byteswap()
+        return _page_sums(array("Q", words.tobytes()), len(self._bodies))
 
 
 class _Frame(NamedTuple):
@@ -159,15 +164,14 @@ def _proves(
 
 
 def _follows(frame: _Frame, check: tuple[int, int], order: str) -> bool:
-    """Return whether the checksum goes on here; sums before a block count in those after it."""
+    """Return whether the checksum goes on here; sums before a page count in those after it."""
     first, second = _checksum(frame.chunk.heads[frame.number][:8], order, check)
-    before, same, after = _COUNT  # Local, because this loop is what a long log costs.
-    for even, odd in frame.chunk.sums(frame.number):
-        first, second = (
-            before * first + same * second + even & _MASK,
-            same * first + after * second + odd & _MASK,
-        )
-    return (first, second) == frame.check
+    even, odd = frame.chunk.sums[frame.number]
+    before, same, after = frame.chunk.growth
+    return frame.check == (
+        before * first + same * second + even & _MASK,
+        same * first + after * second + odd & _MASK,
+    )
 
 
 def _frames(wal: BinaryIO, page_size: int, order: str) -> Iterator[_Frame]:
@@ -191,23 +195,44 @@ def _checksum(data: bytes, order: str, check: tuple[int, int]) -> tuple[int, int
     return first, second
 
 
-def _block_sums(data: bytes, order: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return both sums of each block, begun at zero."""
-    wide = bytearray(2 * len(data))
-    for byte in range(4):
-        place = byte if order == "<" else 3 - byte
-        wide[place if sys.byteorder == "little" else 7 - place :: 8] = data[byte::4]
-    words = array("Q", wide)
+def _page_sums(pairs: "array[int]", pages: int) -> list[tuple[int, int]]:
+    """
+    Return both sums of each page, begun at zero.
+
+    Numbers of any length add up many lanes at once: first those of all blocks of all pages, pair
+    by pair, then those of all pages, block by block.
+    """
     first = second = 0
-    for place in range(0, _BLOCK, 2):
-        first += int.from_bytes(words[place::_BLOCK].tobytes(), sys.byteorder) + second
-        second += int.from_bytes(words[place + 1 :: _BLOCK].tobytes(), sys.byteorder) + first
-    count = len(words) // _BLOCK
-    form = f"={count}Q"
-    return (
-        struct.unpack(form, first.to_bytes(8 * count, sys.byteorder)),
-        struct.unpack(form, second.to_bytes(8 * count, sys.byteorder)),
-    )
+    every = _lanes(len(pairs) // _BLOCK_PAIRS)
+    for place in range(_BLOCK_PAIRS):
+        both = _number(pairs[place::_BLOCK_PAIRS])
+        first += (both & every if _OURS == "<" else both >> 32 & every) + second
+        second += (both >> 32 & every if _OURS == "<" else both & every) + first
+    blocks = len(pairs) // _BLOCK_PAIRS // pages
+    firsts, seconds = _parts(first & every, pages * blocks), _parts(second & every, pages * blocks)
+    before, same, after = _growth(_BLOCK_PAIRS)
+    every = _lanes(pages)
+    first = second = 0
+    for place in range(blocks):
+        first, second = (
+            before * first + same * second + _number(firsts[place::blocks]) & every,
+            same * first + after * second + _number(seconds[place::blocks]) & every,
+        )
+    return list(zip(_parts(first, pages), _parts(second, pages), strict=True))
+
+
+@cache
+def _lanes(count: int) -> int:
+    """Return what keeps the lower half of so many lanes."""
+    return _number(array("Q", [_MASK]) * count)
+
+
+def _number(lanes: "array[int]") -> int:
+    return int.from_bytes(lanes.tobytes(), sys.byteorder)
+
+
+def _parts(number: int, count: int) -> "array[int]":
+    return array("Q", number.to_bytes(count * _LANE_BYTES, sys.byteorder))
 
 
 def _sane(page_size: int) -> bool:
