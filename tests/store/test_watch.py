@@ -6,10 +6,12 @@ from holdfast.core.event import Event
 from holdfast.core.unit import Append, Unit
 from holdfast.core.world import World
 from holdfast.store.options import Options
+from holdfast.store.port import Driver
+from holdfast.store.postgres.driver import PostgresDriver
 from holdfast.store.sqlite.driver import SqliteDriver
 
 
-def _append(driver: SqliteDriver, stream: str) -> None:
+def _append(driver: Driver, stream: str) -> None:
     unit_id = World().ids.unit(driver.last_number())
     driver.commit([Unit((Append(stream, (Event.of("said"),)),), (), unit_id)])
 
@@ -26,6 +28,27 @@ def test_what_came_between_opening_and_the_first_own_commit_is_told(tmp_path: Pa
         told = two.wait_foreign(0.0)
         assert told.foreign
         assert "theirs" in told.streams
+    finally:
+        two.close()
+        one.close()
+
+
+def test_what_we_committed_ourselves_is_no_news(postgres_url: str) -> None:
+    """C1, A4. Among the events of others too; ours were told when they were committed."""
+    one, two = (PostgresDriver(postgres_url, Options(), World()) for _ in range(2))
+    one.open()
+    try:
+        two.open()
+        _append(two, "ours")
+        assert two.wait_foreign(0.0).streams == ()
+        _append(two, "ours")
+        _append(one, "theirs")
+        _append(two, "ours")
+        _append(one, "shared")
+        _append(two, "shared")
+        assert sorted(two.wait_foreign(0.0).streams) == ["shared", "theirs"]
+        assert two.wait_foreign(0.0).streams == ()
+        assert sorted(one.wait_foreign(0.0).streams) == ["ours", "shared"]
     finally:
         two.close()
         one.close()

@@ -106,9 +106,11 @@ class Reader:
         held = self.fetch("position_held")[0][0]
         return taken if held is None else min(taken, held)
 
-    def changed_streams(self, after: int, horizon: int) -> list[str]:
-        """Return streams that have events in a range of positions."""
-        found = self.fetch("changed_streams", after=after, horizon=horizon, limit=PAGE_ROWS)
+    def changed_streams(self, after: int, horizon: int, **known: list[int]) -> list[str]:
+        """Return streams that have events in a range of positions, but for those `known`."""
+        found = self.fetch(
+            "changed_streams", after=after, horizon=horizon, limit=PAGE_ROWS, **known
+        )
         return [bytes(name).decode(errors="replace") for (name,) in found]
 
     def feed(self, after: int, horizon: int, limit: int) -> list[tuple[str, EventRow]]:

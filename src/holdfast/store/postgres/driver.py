@@ -13,6 +13,7 @@ Invariants:
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -68,6 +69,8 @@ class PostgresDriver:
         self._entry: dict[str, Any] = {}
         self._number = 0
         self._watched = 0
+        # Positions of our own events above that; filled by the writer, emptied by the watch.
+        self._own: deque[int] = deque()
         self._pid = os.getpid()
         self._open = False
 
@@ -189,6 +192,7 @@ class PostgresDriver:
         )
         answers = commit_batch(transaction, units, self._world.failpoints)
         self._number = max(self._number, transaction.number)
+        self._own.extend(transaction.own)
         return answers
 
     def last_number(self) -> int:
@@ -260,10 +264,21 @@ class PostgresDriver:
     def _changes(self) -> Changes:
         with self.reading() as reader:
             horizon = reader.horizon()
-            names = reader.changed_streams(self._watched, horizon)
+            names = reader.changed_streams(self._watched, horizon, own=self._own_until(horizon))
             last = max((row[0] for row in reader.fetch("last_outcome")), default=0)
         self._watched = max(self._watched, horizon)
         return Changes(tuple(names), foreign=last > self._number)
+
+    def _own_until(self, horizon: int) -> list[int]:
+        """
+        Take the positions of our own events up to the horizon.
+
+        One that is committed and not noted yet counts as somebody else's: a look too many.
+        """
+        own: list[int] = []
+        while self._own and self._own[0] <= horizon:
+            own.append(self._own.popleft())
+        return own
 
     def _writing(self) -> PostgresConnection:
         self._check_open()

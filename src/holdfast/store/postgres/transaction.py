@@ -54,6 +54,7 @@ class PostgresTransaction:
         self._retention = retention
         self._state = State()
         self.number = 0
+        self.own: list[int] = []
         self._taken = 0
         self._position = 0
 
@@ -121,4 +122,5 @@ class PostgresTransaction:
                 self._main.close()
 
     def committed(self, decision: Decision) -> None:
-        """Keep nothing: other processes write too."""
+        """Keep only which events are ours: other processes write too."""
+        self.own = [event.position for event in decision.events]

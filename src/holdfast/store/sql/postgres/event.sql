@@ -29,6 +29,7 @@ SELECT   DISTINCT stream.name
 FROM     event
 JOIN     stream ON stream.origin = event.origin
 WHERE    event.position > :after AND event.position <= :horizon
+AND      event.position <> ALL(CAST(:own AS BIGINT[]))
 LIMIT    :limit;
 
 -- Positions are taken before COMMIT and become visible out of order, so a reader may not go
