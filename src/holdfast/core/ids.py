@@ -8,6 +8,7 @@ a lower bound, and *absent* can be told from *forgotten* without trusting any cl
 
 import secrets
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 
 RandomBytes = Callable[[int], bytes]
@@ -16,6 +17,8 @@ UNIT_ID_BYTES = 16
 _NUMBER_BYTES = 6
 _RANDOM_BYTES = UNIT_ID_BYTES - _NUMBER_BYTES
 _RANDOM_MASK = (1 << 8 * _RANDOM_BYTES) - 1
+# More than a batch names.
+_DERIVED_MAX = 4_096
 
 
 class Ids:
@@ -48,15 +51,15 @@ def unit_lower_bound(unit_id: bytes) -> int:
     return int.from_bytes(unit_id[:_NUMBER_BYTES], "big")
 
 
+@lru_cache(_DERIVED_MAX)
 def derived_id(space: bytes, *parts: bytes) -> bytes:
     """
     Return 16 bytes by which a row is found, from values of any length.
 
     The full value is stored beside it and compared on every load, so this is an index, never
-    proof of identity.
+    proof of identity. A batch asks for each when it loads and again when it writes.
     """
-    hasher = blake2b(space, digest_size=16)
+    named = [space]
     for part in parts:
-        hasher.update(len(part).to_bytes(8, "big"))
-        hasher.update(part)
-    return hasher.digest()
+        named += (len(part).to_bytes(8, "big"), part)
+    return blake2b(b"".join(named), digest_size=16).digest()

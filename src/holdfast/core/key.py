@@ -20,7 +20,7 @@ _ABOVE_ALL = b"\xff"
 # Words found acceptable; programs use a few of them over and over.
 _accepted: set[str] = set()
 _ACCEPTED_MAX = 4_096
-_ENCODED_MAX = 1_024
+_ENCODED_MAX = 4_096
 
 
 def encode_name(what: str, name: str) -> bytes:

@@ -29,12 +29,36 @@ async def every(
     while rows := await store.read(read):
         for row in rows:
             yield row
-        behind = rows[-1].place + b"\0"
-        if behind <= first:
-            raise DamagedError(
-                what="index", name=kind, reason="leads back to where the listing has been"
-            )
-        first = behind
+        first = _behind(kind, first, rows[-1].place)
+
+
+async def tally(store: Store, kind: str) -> tuple[int, int]:
+    """
+    Read all records of a kind, and return how many match their digest and how many do not.
+
+    Raises:
+        DamagedError: the index leads back to where this has been.
+    """
+    first, until = b"", prefix_end(b"")
+    count = damaged = 0
+
+    def read(reader: Reads) -> tuple[int, int, bytes]:
+        return reader.sound(kind, first, until, PAGE)
+
+    while (found := await store.read(read))[0]:
+        count, damaged = count + found[0], damaged + found[1]
+        first = _behind(kind, first, found[2])
+    return count - damaged, damaged
+
+
+def _behind(kind: str, first: bytes, last: bytes) -> bytes:
+    """Return the place behind the last one of a page."""
+    behind = last + b"\0"
+    if behind <= first:
+        raise DamagedError(
+            what="index", name=kind, reason="leads back to where the listing has been"
+        )
+    return behind
 
 
 async def intact(store: Store, kind: str) -> AsyncIterator[RecordRow]:

@@ -201,6 +201,10 @@ class Reads(Protocol):
         """Return records that have a value, by encoded key."""
         ...
 
+    def sound(self, kind: str, first: bytes, until: bytes, limit: int) -> tuple[int, int, bytes]:
+        """Return how many records there are, how many of them are damaged, and the last place."""
+        ...
+
     def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
         """Return records that have a value, by encoded key; damaged ones are marked."""
         ...

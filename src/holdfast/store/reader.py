@@ -160,6 +160,12 @@ class Reader:
         found = self.fetch("list_records", kind=kind, first=first, until=until, limit=limit)
         return [rows.list_record(row) for row in found]
 
+    def sound(self, kind: str, first: bytes, until: bytes, limit: int) -> tuple[int, int, bytes]:
+        """Return how many records there are, how many of them are damaged, and the last place."""
+        found = self.fetch("list_records", kind=kind, first=first, until=until, limit=limit)
+        damaged = sum(not rows.is_sound(row) for row in found)
+        return len(found), damaged, rows.place_of(found[-1]) if found else b""
+
     def lease(self, key: str) -> LeaseRow | None:
         """Return a lease, or None if it was never granted."""
         for row in self.fetch("load_leases", ids=[rows.lease_id(key)]):

@@ -108,19 +108,33 @@ def read_record(row: Row) -> RecordRow:
     Raises:
         DamagedError: it does not match its digest.
     """
-    kind, key, version, tag, value, written_at, format_, seal = row
+    kind, key, *_ = row
+    if not is_sound(row):
+        raise _damaged(f"record {kind}", _shown_key(key))
     try:
-        # What was written, types included; the same fields as `RecordRow.seal` takes.
-        if codec.digest(kind, key, version, tag, value, written_at, format_) == seal:
-            return RecordRow(kind, decode_key(key), version, tag, value, written_at, format_)
+        return RecordRow(kind, decode_key(key), *row[2:7])
     except (TypeError, ValueError) as error:
         raise _damaged(f"record {kind}", _shown_key(key)) from error
-    raise _damaged(f"record {kind}", _shown_key(key))
+
+
+def is_sound(row: Row) -> bool:
+    """Return whether the columns of a record match its digest."""
+    *written, seal = row
+    try:
+        # What was written, types included; the same fields as `RecordRow.seal` takes.
+        return bool(codec.digest(*written) == seal)
+    except (TypeError, ValueError):
+        return False
+
+
+def place_of(row: Row) -> bytes:
+    """Return where a record stands in its index, as far as its columns say."""
+    return row[1] if isinstance(row[1], bytes) else b""
 
 
 def list_record(row: Row) -> ListedRecord:
     """Return a record from its columns, marked if it does not match its digest."""
-    place = row[1] if isinstance(row[1], bytes) else b""
+    place = place_of(row)
     try:
         return ListedRecord(read_record(row), True, place)
     except DamagedError:

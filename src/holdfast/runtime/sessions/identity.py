@@ -31,7 +31,7 @@ from holdfast.core.recovery import Phase, Step
 from holdfast.core.unit import AtVersion, DeleteRecord, MendRecord, PatchRecord, Unit, Write
 from holdfast.core.world import World
 from holdfast.runtime.boot import Progress
-from holdfast.runtime.listing import every
+from holdfast.runtime.listing import every, tally
 from holdfast.runtime.sessions.image import ACTIVE, HEAD, IDENTITY, Head, candidate
 from holdfast.runtime.sessions.state import Shape
 from holdfast.store.port import Reads
@@ -139,10 +139,7 @@ class Identities:
 
     async def plan(self) -> Sequence[Step]:
         """Read the index; say how large it is, and how much of it is damaged."""
-        known = damaged = 0
-        async for row in every(self._store, IDENTITY):
-            known += row.intact
-            damaged += not row.intact
+        known, damaged = await tally(self._store, IDENTITY)
         steps = [Step(self.name, "read the index", count=known)] if known else []
         if damaged:
             steps.append(
