@@ -131,7 +131,7 @@ NEXT: Final[dict[EntryState, frozenset[EntryState]]] = {
 }
 
 
-class Sign(msgspec.Struct, frozen=True):
+class Sign(msgspec.Struct, frozen=True, gc=False):
     """
     A sign of life: one moment in both kinds of time.
 
@@ -150,7 +150,7 @@ class Sign(msgspec.Struct, frozen=True):
         return max(0.0, now.seconds - self.seconds if same else now.wall - self.wall)
 
 
-class Terms(msgspec.Struct, frozen=True):
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """
     What an application says of a piece of work when it begins.
 
@@ -184,7 +184,7 @@ class Terms(msgspec.Struct, frozen=True):
             raise InvalidValueError(what="ttl", reason=f"is {self.ttl}, more than 0")
 
 
-class Owned(msgspec.Struct, frozen=True):
+class Owned(msgspec.Struct, frozen=True, gc=False):
     """
     Whose an entry is.
 
@@ -201,7 +201,7 @@ class Owned(msgspec.Struct, frozen=True):
     log: str
 
 
-class EntryRow(msgspec.Struct, frozen=True, omit_defaults=True):
+class EntryRow(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """
     What the store keeps of a piece of work.
 
@@ -366,7 +366,7 @@ def verdict(row: EntryRow, seen: Sign, now: Sign, *, stop: bool) -> EntryState:
     }[row.terms.policy]
 
 
-class Logged(msgspec.Struct, frozen=True):
+class Logged(msgspec.Struct, frozen=True, gc=False):
     """What the log says of an entry: its key and the row as it was then."""
 
     key: Key

@@ -32,9 +32,9 @@ async def every(
         first = _behind(kind, first, rows[-1].place)
 
 
-async def tally(store: Store, kind: str) -> tuple[int, int]:
+async def tally(store: Store, kind: str, tag: str | None = None) -> tuple[int, int]:
     """
-    Read all records of a kind, and return how many match their digest and how many do not.
+    Read all records of a kind, or those with a tag; return how many are intact and damaged.
 
     Raises:
         DamagedError: the index leads back to where this has been.
@@ -43,7 +43,7 @@ async def tally(store: Store, kind: str) -> tuple[int, int]:
     count = damaged = 0
 
     def read(reader: Reads) -> tuple[int, int, bytes]:
-        return reader.sound(kind, first, until, PAGE)
+        return reader.sound(kind, first, until, PAGE, tag)
 
     while (found := await store.read(read))[0]:
         count, damaged = count + found[0], damaged + found[1]

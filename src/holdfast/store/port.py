@@ -104,7 +104,7 @@ class Listed(msgspec.Struct, frozen=True):
     intact: bool
 
 
-class ListedRecord(msgspec.Struct, frozen=True):
+class ListedRecord(msgspec.Struct, frozen=True, gc=False):
     """
     A record as a listing finds it; one that is damaged is marked, not hidden.
 
@@ -201,7 +201,9 @@ class Reads(Protocol):
         """Return records that have a value, by encoded key."""
         ...
 
-    def sound(self, kind: str, first: bytes, until: bytes, limit: int) -> tuple[int, int, bytes]:
+    def sound(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> tuple[int, int, bytes]:
         """Return how many records there are, how many of them are damaged, and the last place."""
         ...
 

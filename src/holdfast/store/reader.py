@@ -148,23 +148,29 @@ class Reader:
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
     ) -> list[RecordRow]:
         """Return records that have a value, by encoded key."""
-        bounds: dict[str, Any] = {"kind": kind, "first": first, "until": until, "limit": limit}
-        if tag is None:
-            found = self.fetch("list_records", **bounds)
-        else:
-            found = self.fetch("list_tagged", tag=tag, **bounds)
+        found = self._listing(kind, first, until, limit, tag)
         return [rows.read_record(row) for row in found]
 
     def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
         """Return records that have a value, by encoded key; damaged ones are marked."""
-        found = self.fetch("list_records", kind=kind, first=first, until=until, limit=limit)
+        found = self._listing(kind, first, until, limit, None)
         return [rows.list_record(row) for row in found]
 
-    def sound(self, kind: str, first: bytes, until: bytes, limit: int) -> tuple[int, int, bytes]:
+    def sound(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> tuple[int, int, bytes]:
         """Return how many records there are, how many of them are damaged, and the last place."""
-        found = self.fetch("list_records", kind=kind, first=first, until=until, limit=limit)
+        found = self._listing(kind, first, until, limit, tag)
         damaged = sum(not rows.is_sound(row) for row in found)
         return len(found), damaged, rows.place_of(found[-1]) if found else b""
+
+    def _listing(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[rows.Row]:
+        bounds: dict[str, Any] = {"kind": kind, "first": first, "until": until, "limit": limit}
+        if tag is None:
+            return self.fetch("list_records", **bounds)
+        return self.fetch("list_tagged", tag=tag, **bounds)
 
     def lease(self, key: str) -> LeaseRow | None:
         """Return a lease, or None if it was never granted."""

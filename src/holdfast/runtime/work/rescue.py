@@ -70,6 +70,7 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.boot import Progress
 from holdfast.runtime.damage import Damages
+from holdfast.runtime.listing import tally
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.presence import LEASE_TTL, Presence, Present, lease_of
 from holdfast.runtime.work.entry import KIND, STOP_KIND, sign_of, written
@@ -104,7 +105,7 @@ class Dead(msgspec.Struct, frozen=True):
     over: int
 
 
-class Left(msgspec.Struct, frozen=True):
+class Left(msgspec.Struct, frozen=True, gc=False):
     """
     An entry as a dead runtime left it.
 
@@ -177,10 +178,16 @@ class Rescue:
         """Return a step per dead runtime."""
         steps: list[Step] = []
         for dead in await self.dead():
-            found, _ = await self._tagged(dead)
-            count = len(found)
+            count = await self._count(dead)
             steps.append(Step(self.name, "rescue", f"epoch {dead.present.epoch}", count))
         return steps
+
+    async def _count(self, dead: Dead) -> int:
+        """Return how many entries carry its tag; where nobody can go through them the log tells."""
+        try:
+            return sum(await tally(self._store, KIND, dead.incarnation))
+        except DamagedError:
+            return 0
 
     async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
         """Rescue everybody who is dead now, if anybody was; who dies later is found by a sweep."""
