@@ -10,6 +10,8 @@ Invariant: a page of events continues the chain exactly from the event the reade
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import msgspec
+
 from holdfast.core.errors import DamagedError, TooOldError
 from holdfast.core.event import (
     EventRow,
@@ -106,10 +108,11 @@ class Reader:
         held = self.fetch("position_held")[0][0]
         return taken if held is None else min(taken, held)
 
-    def changed_streams(self, after: int, horizon: int, **known: list[int]) -> list[str]:
-        """Return streams that have events in a range of positions, but for those `known`."""
+    def changed_streams(self, after: int, horizon: int, own: Sequence[int]) -> list[str]:
+        """Return streams that have events in a range of positions, besides those named."""
+        left_out = msgspec.json.encode(own).decode()
         found = self.fetch(
-            "changed_streams", after=after, horizon=horizon, limit=PAGE_ROWS, **known
+            "changed_streams", after=after, horizon=horizon, own=left_out, limit=PAGE_ROWS
         )
         return [bytes(name).decode(errors="replace") for (name,) in found]
 

@@ -439,8 +439,7 @@ class Executor(Service):
 
     def drop(self, run_id: str) -> None:
         """Forget a run that ended while it was parked."""
-        execution = self.live.get(run_id)
-        if execution is not None:
+        if (execution := self.live.get(run_id)) is not None:
             execution.discard()
 
     def nudge_for_code(self) -> None:
@@ -490,14 +489,12 @@ class Executor(Service):
     async def end(self) -> None:
         """Execute nothing any more; what cannot be let go is left to the next recovery."""
         await self.stop()
-        self._refused = True
+        self.refuse()
         for execution in list(self.live.values()):
-            execution.draining = execution.held = True
             if execution.parked:
                 execution.discard()
             else:
                 execution.errand.cancel()
-        overs = [one.over for one in self.live.values()]
-        if overs:
+        if overs := [one.over for one in self.live.values()]:
             await asyncio.wait(overs)
         self.let_go_of_waiters()

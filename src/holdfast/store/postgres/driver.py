@@ -13,7 +13,6 @@ Invariants:
 
 import os
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -36,6 +35,7 @@ from holdfast.core.world import World
 from holdfast.store import rows
 from holdfast.store.migrate import Migrator, check, known, migrate
 from holdfast.store.options import Options
+from holdfast.store.own import OwnEvents
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
 from holdfast.store.port import Again, Answers, Changes, Finding, Opened, Verdict, commit_batch
@@ -69,8 +69,7 @@ class PostgresDriver:
         self._entry: dict[str, Any] = {}
         self._number = 0
         self._watched = 0
-        # Positions of our own events above that; filled by the writer, emptied by the watch.
-        self._own: deque[int] = deque()
+        self._own = OwnEvents()
         self._pid = os.getpid()
         self._open = False
 
@@ -192,7 +191,7 @@ class PostgresDriver:
         )
         answers = commit_batch(transaction, units, self._world.failpoints)
         self._number = max(self._number, transaction.number)
-        self._own.extend(transaction.own)
+        self._own.note(transaction.own)
         return answers
 
     def last_number(self) -> int:
@@ -264,21 +263,10 @@ class PostgresDriver:
     def _changes(self) -> Changes:
         with self.reading() as reader:
             horizon = reader.horizon()
-            names = reader.changed_streams(self._watched, horizon, own=self._own_until(horizon))
+            names = reader.changed_streams(self._watched, horizon, self._own.take(horizon))
             last = max((row[0] for row in reader.fetch("last_outcome")), default=0)
         self._watched = max(self._watched, horizon)
         return Changes(tuple(names), foreign=last > self._number)
-
-    def _own_until(self, horizon: int) -> list[int]:
-        """
-        Take the positions of our own events up to the horizon.
-
-        One that is committed and not noted yet counts as somebody else's: a look too many.
-        """
-        own: list[int] = []
-        while self._own and self._own[0] <= horizon:
-            own.append(self._own.popleft())
-        return own
 
     def _writing(self) -> PostgresConnection:
         self._check_open()

@@ -48,6 +48,7 @@ from holdfast.store import rows
 from holdfast.store.files import SystemFiles
 from holdfast.store.migrate import Migration, Migrator, check, known, migrate
 from holdfast.store.options import Options
+from holdfast.store.own import OwnEvents
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
 from holdfast.store.port import (
@@ -95,6 +96,7 @@ class SqliteDriver:
         self._known = Known()
         self._watched_version = -1
         self._watched_position = 0
+        self._own = OwnEvents()
         self._log_pages = 0
         self._home_due = options.checkpoint_pages
         self._entry: dict[str, Any] = {}
@@ -272,10 +274,7 @@ class SqliteDriver:
 
     def _connect_reader(self) -> SqliteConnection:
         return SqliteConnection(
-            self._target,
-            writable=False,
-            vfs=self._world.vfs,
-            busy_wait=self._options.busy_wait,
+            self._target, writable=False, vfs=self._world.vfs, busy_wait=self._options.busy_wait
         )
 
     def close(self) -> None:
@@ -343,10 +342,13 @@ class SqliteDriver:
                 self._options.outcome_retention,
             )
             try:
-                return commit_batch(transaction, units, self._world.failpoints)
+                answers = commit_batch(transaction, units, self._world.failpoints)
             except CommitFailed:
                 self._stopped = True
                 raise
+        if self._watcher is not None:
+            self._own.note(transaction.own)
+        return answers
 
     def last_number(self) -> int:
         """Return the number of the last transaction this opening has seen."""
@@ -409,8 +411,7 @@ class SqliteDriver:
     def wait_foreign(self, timeout: float) -> Changes:
         """Look every few milliseconds whether another opening has committed."""
         for _ in range(max(1, round(timeout / LOOK_EVERY))):
-            watcher = self._watcher
-            if watcher is not None and (changes := self._look(watcher)):
+            if (watcher := self._watcher) is not None and (changes := self._look(watcher)):
                 return changes
             if self._interrupt.wait(LOOK_EVERY):
                 self._interrupt.clear()
@@ -454,12 +455,16 @@ class SqliteDriver:
             return None
         self._watched_version = version
         reader = Reader(watcher.fetch)
-        number = max((row[0] for row in watcher.fetch("last_outcome")), default=0)
+        number, position = max(map(tuple, watcher.fetch("last_outcome")), default=(0, 0))
         foreign, self._known.foreign = self._known.foreign, False
         if not foreign and number <= self._known.number:
+            # Up to there everything was told, or is ours.
+            self._watched_position = position
+            self._own.take(position)
             return None
         after, self._watched_position = self._watched_position, reader.horizon()
-        names = reader.changed_streams(after, self._watched_position)
+        own = self._own.take(self._watched_position)
+        names = reader.changed_streams(after, self._watched_position, own)
         return Changes(tuple(names), foreign=True)
 
     def _on_log(self, connection: apsw.Connection, schema: str, pages: int) -> int:

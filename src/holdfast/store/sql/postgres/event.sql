@@ -29,7 +29,9 @@ SELECT   DISTINCT stream.name
 FROM     event
 JOIN     stream ON stream.origin = event.origin
 WHERE    event.position > :after AND event.position <= :horizon
-AND      event.position <> ALL(CAST(:own AS BIGINT[]))
+AND      event.position NOT IN (
+    SELECT CAST(value AS BIGINT) FROM jsonb_array_elements_text(CAST(:own AS JSONB)) AS value
+)
 LIMIT    :limit;
 
 -- Positions are taken before COMMIT and become visible out of order, so a reader may not go

@@ -29,6 +29,7 @@ SELECT   DISTINCT stream.name
 FROM     event
 JOIN     stream ON stream.origin = event.origin
 WHERE    event.position > :after AND event.position <= :horizon
+AND      event.position NOT IN (SELECT value FROM json_each(:own))
 LIMIT    :limit;
 
 -- The last position that is taken, and the lowest one that a transaction under way may still
