@@ -12,9 +12,7 @@ from holdfast.store.store import Store
 PAGE: Final = 2_000
 
 
-async def every(
-    store: Store, kind: str, prefix: bytes = b"", page: int = PAGE
-) -> AsyncIterator[ListedRecord]:
+async def every(store: Store, kind: str, prefix: bytes = b"") -> AsyncIterator[ListedRecord]:
     """
     Yield all records of a kind in key order, page by page; damaged ones are marked.
 
@@ -24,7 +22,7 @@ async def every(
     first, until = prefix, prefix_end(prefix)
 
     def read(reader: Reads) -> list[ListedRecord]:
-        return reader.listed(kind, first, until, page)
+        return reader.listed(kind, first, until, PAGE)
 
     while rows := await store.read(read):
         for row in rows:
@@ -43,7 +41,7 @@ async def tally(store: Store, kind: str, tag: str | None = None) -> tuple[int, i
     count = damaged = 0
 
     def read(reader: Reads) -> tuple[int, int, bytes]:
-        return reader.sound(kind, first, until, PAGE, tag)
+        return reader.tally(kind, first, until, PAGE, tag)
 
     while (found := await store.read(read))[0]:
         count, damaged = count + found[0], damaged + found[1]

@@ -47,10 +47,12 @@ class Answers(NamedTuple):
     Attributes:
         units: an answer per unit, in order.
         streams: names of the streams that changed; who follows them is woken.
+        positions: of the events that were appended, growing.
     """
 
     units: list[Answer]
     streams: Collection[str] = ()
+    positions: Collection[int] = ()
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -201,7 +203,7 @@ class Reads(Protocol):
         """Return records that have a value, by encoded key."""
         ...
 
-    def sound(
+    def tally(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
     ) -> tuple[int, int, bytes]:
         """Return how many records there are, how many of them are damaged, and the last place."""
@@ -337,5 +339,6 @@ def commit_batch(transactor: Transactor, units: Sequence[Unit], failpoints: Fail
             raise
         failpoints.reach("commit.committed")
         transactor.committed(decision)
-        return Answers(decision.answers, decision.heads.keys())
+        appended = [event.position for event in decision.events]
+        return Answers(decision.answers, decision.heads.keys(), appended)
     raise StoreBusyError(waited=0.0)

@@ -159,7 +159,7 @@ class Reader:
         found = self._listing(kind, first, until, limit, None)
         return [rows.list_record(row) for row in found]
 
-    def sound(
+    def tally(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
     ) -> tuple[int, int, bytes]:
         """Return how many records there are, how many of them are damaged, and the last place."""

@@ -191,7 +191,7 @@ class PostgresDriver:
         )
         answers = commit_batch(transaction, units, self._world.failpoints)
         self._number = max(self._number, transaction.number)
-        self._own.note(transaction.own)
+        self._own.note(answers.positions)
         return answers
 
     def last_number(self) -> int:

@@ -54,7 +54,6 @@ class PostgresTransaction:
         self._retention = retention
         self._state = State()
         self.number = 0
-        self.own: list[int] = []
         self._taken = 0
         self._position = 0
 
@@ -122,5 +121,4 @@ class PostgresTransaction:
                 self._main.close()
 
     def committed(self, decision: Decision) -> None:
-        """Keep only which events are ours: other processes write too."""
-        self.own = [event.position for event in decision.events]
+        """Keep nothing: other processes write too."""

@@ -347,7 +347,7 @@ class SqliteDriver:
                 self._stopped = True
                 raise
         if self._watcher is not None:
-            self._own.note(transaction.own)
+            self._own.note(answers.positions)
         return answers
 
     def last_number(self) -> int:

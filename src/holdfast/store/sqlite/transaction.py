@@ -81,7 +81,6 @@ class SqliteTransaction:
         self._inode = inode
         self._world = world
         self._retention = retention
-        self.own: list[int] = []
         self._positions = count()
         self._number = known.number
         self._position = known.position
@@ -151,7 +150,6 @@ class SqliteTransaction:
     def committed(self, decision: Decision) -> None:
         """Keep what the batch changed, and move the mark."""
         known = self._known
-        self.own = [event.position for event in decision.events]
         known.remember(decision)
         known.number, known.position = self._number, self._position
         if self._guard is not None:
