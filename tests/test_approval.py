@@ -6,20 +6,10 @@ What the service outside did is read from its own journal; see `examples.approva
 
 import os
 import secrets
-from pathlib import Path
 
-import pytest
 from examples.approval.lab import trial
 
 SEED = int(os.environ.get("HOLDFAST_SEED") or secrets.randbelow(2**32))
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def kept_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a store that several processes may open."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
 
 
 def test_an_approval_that_is_killed_does_each_thing_once(kept_url: str) -> None:

@@ -11,21 +11,13 @@ from tests.store.gate import LIMIT, Gate
 BEFORE_COMMIT = ("commit.begun", "commit.loaded", "commit.decided", "commit.written")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def concurrent_url(request: pytest.FixtureRequest, tmp_path: object) -> str:
-    """A store that can be read while it is written; one in memory has a single connection."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.mark.parametrize("point", BEFORE_COMMIT)
-def test_nobody_sees_an_event_that_is_not_committed(concurrent_url: str, point: str) -> None:
+def test_nobody_sees_an_event_that_is_not_committed(kept_url: str, point: str) -> None:
     """A4, X2. Held at each step up to COMMIT: no answer, nothing read, nothing followed."""
 
     async def run() -> None:
         world = World()
-        async with holdfast.open(concurrent_url, world=world) as rt:
+        async with holdfast.open(kept_url, world=world) as rt:
             history = rt.history("s")
             first = await history.append("t", 1)
             gate = Gate(world, point)

@@ -75,17 +75,9 @@ def check(expected: dict[str, Any], found: dict[str, Any] | None) -> None:
     assert (found["version"], found["end"]) == (1, ["write", "done", "succeeded"])
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a store that several processes may open."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 @pytest.mark.parametrize("part", sorted(PARTS))
 def test_a_killed_pipeline_goes_on_behind_what_is_recorded(
-    shared_url: str, part: str, tmp_path: Path
+    kept_url: str, part: str, tmp_path: Path
 ) -> None:
     """R1, R2, R6, A1, A2, C1. One store after the other, killed once more until it is through."""
     sys.stdout.write(f"seed {SEED}; replay with HOLDFAST_SEED={SEED}\n")
@@ -98,16 +90,16 @@ def test_a_killed_pipeline_goes_on_behind_what_is_recorded(
         {"fork#1", "fork/right/right#1"}
     )
     for _ in range(12):
-        before, seen = recorded(shared_url, tmp_path), visits(tmp_path)
+        before, seen = recorded(kept_url, tmp_path), visits(tmp_path)
         place = chance.choice(PARTS[part])
-        found = live(shared_url, tmp_path, place, chance.randrange(1, 4))
+        found = live(kept_url, tmp_path, place, chance.randrange(1, 4))
         after = visits(tmp_path)
         for state in before:
             assert after[state] == seen[state], f"{state} was recorded, and was executed again"
         if found is not None:
             break
     else:
-        found = live(shared_url, tmp_path)
+        found = live(kept_url, tmp_path)
     check(expected, found)
 
 

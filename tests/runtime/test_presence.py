@@ -108,29 +108,24 @@ def test_a_clean_opening_and_closing_leaves_no_presence(store_url: str) -> None:
     asyncio.run(run())
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of an empty store that several processes can open."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'a.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-def test_a_zombie_with_work_is_rescued_and_one_that_lives_is_not(url: str) -> None:
+def test_a_zombie_with_work_is_rescued_and_one_that_lives_is_not(kept_url: str) -> None:
     """H1, H10. By processes: killed and not waited for, while a neighbour works on."""
-    with Process(url) as dead, Process(url) as alive:
+    with Process(kept_url) as dead, Process(kept_url) as alive:
         dead.call("begin", key="a")
         alive.call("begin", key="b")
         dead.child.kill()
         os.waitid(os.P_PID, dead.child.pid, os.WEXITED | os.WNOWAIT)
-        with Process(url) as heir:
+        with Process(kept_url) as heir:
             assert heir.call("crashed") == [["a", "interrupted"]]
         alive.call("settle", key="b")
 
 
-def test_an_owner_frozen_longer_than_its_lease_is_overtaken_and_stops(url: str) -> None:
+def test_an_owner_frozen_longer_than_its_lease_is_overtaken_and_stops(kept_url: str) -> None:
     """F15, H10. Its work goes to the neighbour; awake, it can neither write nor settle."""
-    with Process(url, lease_ttl=OWNER_TTL) as owner, Process(url, lease_ttl=HEIR_TTL) as heir:
+    with (
+        Process(kept_url, lease_ttl=OWNER_TTL) as owner,
+        Process(kept_url, lease_ttl=HEIR_TTL) as heir,
+    ):
         owner.call("begin", key="a", policy="resume")
         owner.call("work", key="a")
         owner.freeze()
@@ -148,9 +143,12 @@ def test_an_owner_frozen_longer_than_its_lease_is_overtaken_and_stops(url: str) 
         heir.call("settle", key="a")
 
 
-def test_a_runtime_with_nothing_in_flight_enters_anew(url: str) -> None:
+def test_a_runtime_with_nothing_in_flight_enters_anew(kept_url: str) -> None:
     """F15. Frozen, taken for dead, awake: it has lost nothing and goes on under a new lease."""
-    with Process(url, lease_ttl=OWNER_TTL) as owner, Process(url, lease_ttl=HEIR_TTL) as heir:
+    with (
+        Process(kept_url, lease_ttl=OWNER_TTL) as owner,
+        Process(kept_url, lease_ttl=HEIR_TTL) as heir,
+    ):
         owner.call("begin", key="a")
         owner.call("settle", key="a")
         owner.freeze()

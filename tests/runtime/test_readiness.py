@@ -80,21 +80,13 @@ async def prepare(url: str) -> list[object]:
         return await contents(rt)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def lasting_url(request: pytest.FixtureRequest, tmp_path: object) -> str:
-    """A store that can be opened again."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/store.db"
-    return str(request.getfixturevalue("postgres_url"))
-
-
-def test_every_change_is_refused_until_ready_and_leaves_no_trace(lasting_url: str) -> None:
+def test_every_change_is_refused_until_ready_and_leaves_no_trace(kept_url: str) -> None:
     """X7, L3. Each kind of change, and looking for a session, which creates one where none is
     found, names phase and progress; reads show what was there."""
 
     async def run() -> None:
-        before = await prepare(lasting_url)
-        async with holdfast.open(lasting_url, wait_ready=False) as rt:
+        before = await prepare(kept_url)
+        async with holdfast.open(kept_url, wait_ready=False) as rt:
             part = slowed(rt)
             await part.reached.wait()
             health = rt.health()
@@ -135,11 +127,11 @@ def test_before_the_store_is_open_nothing_can_be_read_either(store_url: str) -> 
     asyncio.run(run())
 
 
-def test_a_block_that_is_left_while_the_boot_goes_on_leaves_nothing_open(lasting_url: str) -> None:
+def test_a_block_that_is_left_while_the_boot_goes_on_leaves_nothing_open(kept_url: str) -> None:
     """X7, F19. Also those who wait for ready are told."""
 
     async def run() -> None:
-        async with holdfast.open(lasting_url, wait_ready=False) as rt:
+        async with holdfast.open(kept_url, wait_ready=False) as rt:
             part = slowed(rt)
             await part.reached.wait()
             waiting = asyncio.create_task(rt.ready())
@@ -147,7 +139,7 @@ def test_a_block_that_is_left_while_the_boot_goes_on_leaves_nothing_open(lasting
         with pytest.raises(NotReadyError):
             await waiting
         assert rt.health().phase is Phase.CLOSED
-        async with holdfast.open(lasting_url) as rt:
+        async with holdfast.open(kept_url) as rt:
             report = rt.health().report
             assert report is not None and report.clean
             assert len(await rt.records.list("slow")) == STEPS // 2

@@ -22,14 +22,6 @@ from holdfast.runtime.runs.executor import Executor
 from holdfast.store.port import CommitFailed
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Any) -> str:
-    """Address of a store that outlives its openings."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 async def waits(run: Run) -> Any:
     return await run.signal("go")
 
@@ -43,7 +35,7 @@ def fail() -> None:
 
 
 def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
-    url: str, caplog: Any
+    kept_url: str, caplog: Any
 ) -> None:
     """A1, A13. Taking it is carried to its end, so that it is let go in good order."""
     world = World()
@@ -56,7 +48,7 @@ def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
             loop.call_soon_threadsafe(taking.set)
             go_on.wait(60)
 
-        async with holdfast.open(url, functions=[seven], world=world) as rt:
+        async with holdfast.open(kept_url, functions=[seven], world=world) as rt:
             await rt.runs.start(seven, run_id="r")
             world.failpoints.arm("commit.written", hold)
             await taking.wait()
@@ -68,7 +60,7 @@ def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
             await closing
 
     async def go_on_with_it() -> None:
-        async with holdfast.open(url, functions=[seven]) as rt:
+        async with holdfast.open(kept_url, functions=[seven]) as rt:
             async with asyncio.timeout(20):
                 assert await rt.runs.result("r") == 7
             assert await rt.verify() == []
@@ -79,14 +71,14 @@ def test_a_run_that_is_taken_while_its_runtime_leaves_goes_on_in_the_next(
 
 
 def test_work_that_was_begun_for_nobody_together_with_something_else_goes_on(
-    url: str,
+    kept_url: str,
 ) -> None:
     """F19. What was written with it holds, so it is not settled but may be claimed."""
     world = World()
 
     async def whole() -> None:
         loop = asyncio.get_running_loop()
-        async with holdfast.open(url, world=world) as rt:
+        async with holdfast.open(kept_url, world=world) as rt:
             also = Unit((PutRecord("mine", ("a",), b"\xc0"),))
             begin = asyncio.ensure_future(rt.ledger.start(("a",), Terms("", RESUME), None, also))
 
@@ -97,7 +89,7 @@ def test_work_that_was_begun_for_nobody_together_with_something_else_goes_on(
             with pytest.raises(asyncio.CancelledError):
                 await begin
             world.failpoints.arm("commit.written", lambda: None)
-        async with holdfast.open(url) as rt:  # The goodbye wrote what was owed.
+        async with holdfast.open(kept_url) as rt:  # The goodbye wrote what was owed.
             info = await rt.ledger.find("a")
             assert info is not None and info.state == "resumable"
 
@@ -106,13 +98,13 @@ def test_work_that_was_begun_for_nobody_together_with_something_else_goes_on(
 
 @pytest.mark.parametrize("here", [True, False])
 def test_who_waits_for_the_end_of_a_run_hears_that_the_store_failed_or_was_closed(
-    url: str, here: bool
+    kept_url: str, here: bool
 ) -> None:
     """X2. Nobody waits for ever for what cannot come any more: run executed here, or nowhere."""
     world = World()
 
     async def ended(how: str) -> str:
-        async with holdfast.open(url, functions=[waits], world=world) as rt:
+        async with holdfast.open(kept_url, functions=[waits], world=world) as rt:
             if here:
                 run = await rt.runs.start(waits)
             else:
@@ -140,13 +132,16 @@ def test_who_waits_for_the_end_of_a_run_hears_that_the_store_failed_or_was_close
 
 
 def test_a_run_that_another_runtime_queued_is_taken_without_waiting_for_the_next_look(
-    url: str, monkeypatch: Any
+    kept_url: str, monkeypatch: Any
 ) -> None:
     """A9. What others commit is heard of; a look now and then is only the fallback."""
     monkeypatch.setattr(executor, "LOOK", 600.0)
 
     async def whole() -> None:
-        async with holdfast.open(url, functions=[seven]) as takes, holdfast.open(url) as starts:
+        async with (
+            holdfast.open(kept_url, functions=[seven]) as takes,
+            holdfast.open(kept_url) as starts,
+        ):
             starts.runs.register(seven)
             starts._executor.capacity = 0
             await takes.runs.result((await takes.runs.start(seven)).id)  # It looked, and rests.

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,16 +11,8 @@ from holdfast.store.reader import Reader
 from tests.store.gate import LIMIT
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def concurrent_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A store that can be read while it is written; one in memory has a single connection."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
-
-
 def test_a_follower_does_not_join_a_read_that_is_too_old(
-    concurrent_url: str, monkeypatch: pytest.MonkeyPatch
+    kept_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A5. A read that began before a commit is still under way when a follower comes after it."""
     looked, go_on = threading.Event(), threading.Event()
@@ -35,7 +26,7 @@ def test_a_follower_does_not_join_a_read_that_is_too_old(
         return page
 
     async def run() -> None:
-        async with holdfast.open(concurrent_url) as rt:
+        async with holdfast.open(kept_url) as rt:
             history = rt.history("s")
             await history.append("t", 1)
             monkeypatch.setattr(Reader, "events", slow)

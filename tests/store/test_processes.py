@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,14 +21,6 @@ PROCESSES = 3
 ROUNDS = 30
 SEED = int(os.environ.get("HOLDFAST_SEED") or Random().randrange(2**32))
 PATIENCE = 60.0
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A store that several processes can open."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    return str(request.getfixturevalue("postgres_url"))
 
 
 @pytest.fixture
@@ -70,10 +61,10 @@ def race(url: str, seed: int) -> list[dict[str, Any]]:
     return said
 
 
-def test_what_racing_processes_were_told_explains_what_is_there(shared_url: str, seed: int) -> None:
+def test_what_racing_processes_were_told_explains_what_is_there(kept_url: str, seed: int) -> None:
     """X5, A4, R10, L7, F14. Dense sequences, every event once, counters and versions add up."""
-    said = race(shared_url, seed)
-    asyncio.run(_explain(shared_url, said))
+    said = race(kept_url, seed)
+    asyncio.run(_explain(kept_url, said))
 
 
 async def _explain(url: str, said: list[dict[str, Any]]) -> None:
@@ -163,12 +154,12 @@ async def _read_beside(
     return acked, seen
 
 
-def test_a_follower_is_woken_by_another_process(shared_url: str) -> None:
+def test_a_follower_is_woken_by_another_process(kept_url: str) -> None:
     """A4, A5. What another process appends arrives, in order; its closing ends the follower."""
 
     async def follow() -> None:
-        async with holdfast.open(shared_url) as rt:
-            with await asyncio.to_thread(Remote, shared_url) as remote:
+        async with holdfast.open(kept_url) as rt:
+            with await asyncio.to_thread(Remote, kept_url) as remote:
                 async with asyncio.timeout(PATIENCE):
                     stream, feed = rt.history("s").follow(), rt.feed.follow()
                     for number in range(1, 6):

@@ -122,20 +122,12 @@ def test_a_store_that_another_process_writes_to_is_never_taken_for_an_older_copy
             tell(child)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Address of a store that does not exist yet."""
-    if request.param == "sqlite":
-        return url_of(tmp_path / "store.db")
-    return str(request.getfixturevalue("postgres_url"))
-
-
-def test_of_processes_that_start_together_one_owns_each_generation(shared_url: str) -> None:
+def test_of_processes_that_start_together_one_owns_each_generation(kept_url: str) -> None:
     """F14. They race to make the store, then for its leases; all name the same owner."""
     epochs: list[int] = []
     for number in range(ROUNDS):
         with ExitStack() as stack:
-            arguments = ("start", shared_url, f"key {number}")
+            arguments = ("start", kept_url, f"key {number}")
             children = [stack.enter_context(partner(*arguments)) for _ in range(STARTERS)]
             assert [hear(child) for child in children] == ["here"] * STARTERS
             for child in children:
@@ -149,4 +141,4 @@ def test_of_processes_that_start_together_one_owns_each_generation(shared_url: s
         assert {generation for _, generation, _ in answers} == {"1"}
         assert len({incarnation for _, _, incarnation in answers}) == 1
     assert len(set(epochs)) == ROUNDS * STARTERS
-    assert run(shared_url, lambda rt: rt.verify()) == []
+    assert run(kept_url, lambda rt: rt.verify()) == []

@@ -2,29 +2,13 @@
 
 from pathlib import Path
 
-import pytest
-
 from holdfast.core.event import Event
 from holdfast.core.unit import Append, Unit
 from holdfast.core.world import World
+from holdfast.runtime.runtime import make_driver
 from holdfast.store.options import Options
 from holdfast.store.port import Driver
-from holdfast.store.postgres.driver import PostgresDriver
 from holdfast.store.sqlite.driver import SqliteDriver
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where two openings meet."""
-    if request.param == "sqlite":
-        return str(tmp_path / "a.db")
-    return str(request.getfixturevalue("postgres_url"))
-
-
-def _driver(url: str) -> Driver:
-    if url.startswith("postgres"):
-        return PostgresDriver(url, Options(), World())
-    return SqliteDriver(Path(url), Options(), World())
 
 
 def _append(driver: Driver, stream: str) -> None:
@@ -49,9 +33,9 @@ def test_what_came_between_opening_and_the_first_own_commit_is_told(tmp_path: Pa
         one.close()
 
 
-def test_what_we_committed_ourselves_is_no_news(url: str) -> None:
+def test_what_we_committed_ourselves_is_no_news(kept_url: str) -> None:
     """C1, A4. Among the events of others too; ours were told when they were committed."""
-    one, two = (_driver(url) for _ in range(2))
+    one, two = (make_driver(kept_url, Options(), World()) for _ in range(2))
     one.open()
     try:
         two.open()
