@@ -59,7 +59,9 @@ _IMAGES_PER_CUT: Final = 8
 _STRIKE_AGAIN_EVERY: Final = 3
 _STRIKES_AGAIN_MAX: Final = 3
 _EARLY: Final = ("boot.", "commit.", "presence.", "rescue.")
-_TRIES_OF_AN_INSTANT: Final = 20
+# A kill strikes one thread; how far the others have come by then differs from time to time.
+_TRIES_OF_A_KILL: Final = 20
+_TRIES_WHEN_FOUND: Final = 3
 # Parts of the time, for the layers that are wanted; what one leaves the next may use.
 _PARTS: Final = {"kills": 8, "power": 7, "errors": 5}
 
@@ -184,7 +186,16 @@ class _Campaign:
             report.kills_again += max(0, killed - 1)
             report.count("kills", _kind_of(first))
             self._blame("kills", _place_of(strikes), _words_of(strikes), trouble)
+            if trouble is not None:
+                self._try_again(strikes)
         self._finish("kills")
+
+    def _try_again(self, strikes: Strikes) -> None:
+        """Say of the last failure whether it comes again; those that do are told first."""
+        tries = (self._cases.kill(strikes) for _ in range(_TRIES_WHEN_FOUND))
+        failures = self.report.failures
+        failures[-1].again = any(found is not None for found in tries)
+        failures.sort(key=lambda failure: not failure.again)
 
     def _cut(self, recording: Recording) -> None:
         report = self.report
@@ -366,9 +377,9 @@ def _parse() -> argparse.Namespace:
 
 
 def _repeat(asked: argparse.Namespace, cases: Cases) -> Iterator[Trouble | None]:
-    """Do the one case that was named again; an instant is tried several times."""
+    """Do the one case that was named again; a kill is tried several times."""
     if asked.kill:
-        for _ in range(_TRIES_OF_AN_INSTANT if any("after" in it for it in asked.kill) else 1):
+        for _ in range(_TRIES_OF_A_KILL):
             yield cases.kill(asked.kill)
     elif asked.error is not None:
         yield cases.fail(Accident(asked.error, asked.fault, asked.reads, asked.lasting))

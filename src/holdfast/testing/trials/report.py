@@ -25,7 +25,7 @@ def _wrapped(text: str) -> list[str]:
     return textwrap.wrap(text, 96, initial_indent="  ", subsequent_indent="  ")
 
 
-class Failure(msgspec.Struct, frozen=True, kw_only=True):
+class Failure(msgspec.Struct, kw_only=True):
     """
     A case in which the application did not keep its promise.
 
@@ -35,6 +35,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
         what: what went wrong then, in one line.
         trace: traceback of what was raised, if something was.
         replay: command that repeats this case alone.
+        again: it came again when it was tried at once; a kill among several threads may not.
     """
 
     layer: str
@@ -42,10 +43,12 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     trace: str
     replay: str
+    again: bool = True
 
     def __str__(self) -> str:
         """Return it in three lines."""
-        return f"{self.layer}: {self.place}\n  {self.what}\n  replay: {self.replay}"
+        rare = "" if self.again else " (rare: it did not come again when it was tried)"
+        return f"{self.layer}: {self.place}\n  {self.what}{rare}\n  replay: {self.replay}"
 
 
 class Report(msgspec.Struct, kw_only=True):
