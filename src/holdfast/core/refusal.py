@@ -397,3 +397,78 @@ class PipelineNotFoundError(NotFoundError):
     pipeline: str
     code = "pipeline_not_found"
     text = "there is no pipeline {pipeline}"
+
+
+# Engines.
+
+
+@dataclass(eq=False, kw_only=True)
+class RulesChangedError(StateError):
+    """A working memory was made by other rules than those given; it is not loaded by guessing."""
+
+    memory: str
+    stored: str
+    current: str
+    code = "rules_changed"
+    text = (
+        "working memory {memory} was made by rules {stored}, these are {current}; "
+        "attach with migrate=, or with the rules it was made by"
+    )
+
+
+@dataclass(eq=False, kw_only=True)
+class RulesRefusedError(CodecError):
+    """The rules do what no journal can repeat, or are not rules; nothing was loaded."""
+
+    where: str
+    reason: str
+    code = "rules_refused"
+    text = "rules refused: {where} {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class EvaluationError(StateError):
+    """A rule or a function that it calls failed; what the request did is undone."""
+
+    reason: str
+    code = "evaluation_failed"
+    status = 500
+    text = "the evaluation failed and was undone: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class NotCapturedError(StateError):
+    """A working memory holds what a snapshot would lose; its journal keeps it instead."""
+
+    reason: str
+    code = "not_captured"
+    text = "no snapshot, the journal keeps it: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class NotRestoredError(CodecError):
+    """What is stored does not give back the working memory it says; it is not used."""
+
+    reason: str
+    code = "not_restored"
+    text = "not restored: {reason}"
+
+
+@dataclass(eq=False, kw_only=True)
+class EngineLostError(StateError):
+    """No snapshot of a working memory can be used, and its journal does not reach far enough."""
+
+    memory: str
+    reason: str
+    code = "engine_lost"
+    status = 503
+    text = "working memory {memory} cannot be brought back: {reason}; restore a backup"
+
+
+@dataclass(eq=False, kw_only=True)
+class EngineBehindError(ConflictError):
+    """Another runtime changed the working memory first; it is loaded anew, repeat the request."""
+
+    memory: str
+    code = "engine_behind"
+    text = "working memory {memory} was changed by another runtime; nothing was done, repeat it"

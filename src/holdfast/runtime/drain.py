@@ -12,7 +12,7 @@ runtime) and nothing is reported as written that is not.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -61,6 +61,7 @@ class Drain:
 
     Attributes:
         work: what is let end.
+        endings: what writes before the buffered fields are, such as engines.
     """
 
     def __init__(self, store: Store, life: Life, boot: Boot, flusher: Flusher) -> None:
@@ -70,6 +71,7 @@ class Drain:
         self._boot = boot
         self._flusher = flusher
         self.work: list[Work] = []
+        self.endings: list[Callable[[], Awaitable[None]]] = []
 
     async def run(self, deadline: float) -> Drained:
         """
@@ -114,6 +116,8 @@ class Drain:
     async def _flush(self) -> None:
         await self._flusher.stop()
         if self._writable:
+            for ending in self.endings:
+                await ending()
             for _ in range(FLUSHES_MAX):
                 if not (await self._flusher.flush()).left:
                     return

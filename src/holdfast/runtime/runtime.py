@@ -22,6 +22,8 @@ from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.drain import DEADLINE, Drain, Drained
+from holdfast.runtime.engines.engine import Engine
+from holdfast.runtime.engines.engines import Engines
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
 from holdfast.runtime.lease import Leases
@@ -78,6 +80,7 @@ class Runtime:
         latches: breakers and flags that survive restarts.
         sessions: all sessions: found, listed, archived, closed.
         runs: functions that are executed under an id and survive the process.
+        engines: working memories of foreign programs, such as rule engines.
         transfers: runs and sessions out into files, and in again.
     """
 
@@ -105,8 +108,10 @@ class Runtime:
         self.sessions = Sessions(
             store, self._flusher, self._damages, self.history, store.options.sessions_in_memory
         )
-        self._boot.parts.append(Identities(store))
+        self.engines = Engines(store, self._damages, flush_interval)
+        self._boot.parts += [Identities(store), self.engines]
         self._drain = Drain(store, self._life, self._boot, self._flusher)
+        self._drain.endings.append(self.engines.finish)
         self._presence = Presence(store, store.options.lease_ttl, flush_interval)
         self.ledger = Ledger(store, self._presence, redaction)
         rescue = Rescue(store, self._presence, self._damages)
@@ -214,7 +219,8 @@ class Runtime:
         return Outcome.COMMITTED if await self._store.committed(raw) else Outcome.ABSENT
 
     async def flush(self) -> FlushReport:
-        """Write all buffered fields; a barrier: when this returns, they are durable."""
+        """Write everything buffered; a barrier: when this returns, it is durable."""
+        await self.engines.flush()
         return await self._flusher.flush()
 
     async def verify(self) -> list[Finding]:
@@ -295,6 +301,7 @@ class Runtime:
             self._watchdog.start()
             self._executor.start()
             self._retention.start()
+            self.engines.start()
         self._store.admit()
 
     async def close(self) -> None:
@@ -306,6 +313,7 @@ class Runtime:
         try:
             if self._life.phase is not Phase.CLOSED and self._store.opened is not None:
                 await self._goodbye()
+            await self.engines.release()
             await self._retention.stop()
             await self._executor.end()
             await self._watchdog.stop()
@@ -337,9 +345,11 @@ class Runtime:
     def _add_gates(self) -> None:
         gates, store, flusher = self._gates, self._store, self._flusher
         gates.add("store", lambda: store.poisoned or "", needed=True)
+        gates.add("engines", self.engines.trouble, needed=True)
         gates.add("commits", lambda: "" if store.trouble is None else reason_of(store.trouble))
         gates.add("flush", lambda: "the last flush is late" if flusher.late else "")
         gates.add("damage", self._damages.words)
+        gates.add("snapshots", self.engines.remarks)
 
 
 class Opening:
@@ -353,10 +363,12 @@ class Opening:
         *,
         wait_ready: bool = True,
         functions: Iterable[Callable[..., Any]] = (),
+        engines: Mapping[str, Engine] | None = None,
     ) -> None:
         """Take a store that is not open yet."""
         self._store = store
         self._functions = tuple(functions)
+        self._engines = dict(engines or {})
         self._flush_interval = flush_interval
         self._redaction = redaction
         self._wait_ready = wait_ready
@@ -367,6 +379,8 @@ class Opening:
         runtime = Runtime(self._store, self._flush_interval, self._redaction)
         for function in self._functions:
             runtime.runs.register(function)
+        for name, engine in self._engines.items():
+            runtime.engines.add(name, engine)
         if self._wait_ready:
             await runtime.boot()
         else:
@@ -392,6 +406,7 @@ def open(
     redact: Iterable[str] = (),
     wait_ready: bool = True,
     functions: Iterable[Callable[..., Any]] = (),
+    engines: Mapping[str, Engine] | None = None,
     options: Options | None = None,
     world: World | None = None,
     **limits: Any,
@@ -407,6 +422,7 @@ def open(
         wait_ready: enter the block when it is ready; if False, enter at once and await
             `rt.ready()`; until then every change of state raises `NotReadyError`.
         functions: whose runs go on here; see `rt.runs.register`.
+        engines: restored before it is ready, by name; `rt.engines.attach` sets more.
         options: limits; see `Options`.
         world: clock, ids and failpoints, for tests.
         limits: single fields of `Options`, such as `read_only=True`.
@@ -423,7 +439,12 @@ def open(
     surroundings = world or World()
     store = Store(make_driver(url, chosen, surroundings), chosen, surroundings)
     return Opening(
-        store, flush_interval, Redaction(redact), wait_ready=wait_ready, functions=functions
+        store,
+        flush_interval,
+        Redaction(redact),
+        wait_ready=wait_ready,
+        functions=functions,
+        engines=engines,
     )
 
 

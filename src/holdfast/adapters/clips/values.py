@@ -1,0 +1,235 @@
+"""
+Values of CLIPS on their way into a journal and back, exactly or not at all.
+
+    an integer, a float, a string    themselves; floats keep every bit
+    a symbol, an instance name       ["s", name], ["n", name]
+    a multifield                     ["m", [...]]
+    a fact's address                 ["f", index]
+    a string that is no UTF-8        bytes; a symbol ["s", bytes]
+
+What has no such form is refused by its kind: an external address means something in one process
+alone, and a string that holds a NUL would be cut there by CLIPS.
+
+The engine is read through its own functions, never through clipspy's fact objects: they keep
+what was retracted for ever, and reading some kinds of values with them ends the process.
+"""
+
+from typing import Any, Final, cast
+
+import msgspec
+from clips import InstanceName, Symbol
+from clips._clips import ffi, lib
+from clips.common import CLIPSType, environment_builder
+
+from holdfast.core.errors import EncodeError
+
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**63 - 1
+_FLOAT: Final = int(CLIPSType.FLOAT)
+_INTEGER: Final = int(CLIPSType.INTEGER)
+_SYMBOL: Final = int(CLIPSType.SYMBOL)
+_STRING: Final = int(CLIPSType.STRING)
+_MULTIFIELD: Final = int(CLIPSType.MULTIFIELD)
+_FACT: Final = int(CLIPSType.FACT_ADDRESS)
+_INSTANCE_NAME: Final = int(CLIPSType.INSTANCE_NAME)
+_VOID: Final = int(CLIPSType.VOID)
+_KINDS: Final = {
+    int(CLIPSType.EXTERNAL_ADDRESS): "an external address",
+    int(CLIPSType.INSTANCE_ADDRESS): "an instance address",
+}
+
+
+class FactAddress(msgspec.Struct, frozen=True):
+    """A fact as a value; it is named by its index."""
+
+    index: int
+
+
+class Fact(msgspec.Struct, frozen=True):
+    """
+    A fact as it was when it was read.
+
+    Attributes:
+        index: by which it can be retracted or modified.
+        template: its name.
+        values: by slot; those of an ordered fact are a tuple under the empty name.
+    """
+
+    index: int
+    template: str
+    values: dict[str, Any]
+
+    def __getitem__(self, slot: str | int) -> Any:
+        """Return the value of a slot; of an ordered fact, the value at a place."""
+        return self.values[""][slot] if isinstance(slot, int) else self.values[slot]
+
+
+def encoded(value: Any, where: str = "value") -> Any:
+    """
+    Return a Python value as the plain one that is kept.
+
+    Raises:
+        EncodeError: CLIPS has no such value, or would change it.
+    """
+    match value:
+        case bool():
+            return ["s", "TRUE" if value else "FALSE"]
+        case None:
+            return ["s", "nil"]
+        case int():
+            if not INT_MIN <= value <= INT_MAX:
+                raise EncodeError(path=where, reason="is an integer of more than 64 bits")
+            return int(value)
+        case float():
+            return float(value)
+        case InstanceName():
+            return ["n", _text(str.__str__(value), where)]
+        case Symbol():
+            return ["s", _text(str.__str__(value), where)]
+        case str():
+            return _text(str.__str__(value), where)
+        case bytes():
+            if b"\0" in value:
+                raise EncodeError(path=where, reason="holds a NUL, at which CLIPS would cut it")
+            return value
+        case list() | tuple():
+            items = enumerate(cast(list[Any], value))
+            return ["m", [_member(item, f"{where}[{at}]") for at, item in items]]
+        case FactAddress() | Fact():
+            return ["f", value.index]
+        case _:
+            raise EncodeError(path=where, reason=f"is a {type(value).__name__}, which CLIPS lacks")
+
+
+def _member(value: Any, where: str) -> Any:
+    if isinstance(value, list | tuple):
+        raise EncodeError(path=where, reason="is a list in a list, which CLIPS has not")
+    return encoded(value, where)
+
+
+def _text(text: str, where: str) -> str:
+    if "\0" in text:
+        raise EncodeError(path=where, reason="holds a NUL, at which CLIPS would cut it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise EncodeError(path=where, reason="holds a lone surrogate") from error
+    return text
+
+
+def decoded(kept: Any) -> Any:
+    """Return the Python value of one that is kept."""
+    if isinstance(kept, list):
+        return _untagged(kept[0], kept[1])  # pyright: ignore[reportUnknownArgumentType]
+    return kept
+
+
+def _untagged(kind: str, content: Any) -> Any:
+    match kind:
+        case "s":
+            return content if isinstance(content, bytes) else Symbol(content)
+        case "n":
+            return content if isinstance(content, bytes) else InstanceName(content)
+        case "m":
+            return tuple([decoded(item) for item in content])
+        case "f":
+            return FactAddress(content)
+        case _:
+            raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
+
+
+# Out of the engine.
+
+
+def read_slot(fact: Any, slot: bytes | None, box: Any, where: str) -> Any:
+    """Return the value of a slot as it is kept; `None` is the one slot of an ordered fact."""
+    lib.GetFactSlot(fact, ffi.NULL if slot is None else slot, box)
+    return read(box, where)
+
+
+def read(value: Any, where: str) -> Any:
+    """
+    Return a value of the engine as it is kept.
+
+    Raises:
+        EncodeError: it has no form outside this process.
+    """
+    kind = value.header.type
+    if kind == _STRING:
+        return _lexeme(value)
+    if kind == _SYMBOL:
+        return ["s", _lexeme(value)]
+    if kind == _INTEGER:
+        return int(value.integerValue.contents)
+    if kind == _FLOAT:
+        return float(value.floatValue.contents)
+    if kind == _MULTIFIELD:
+        field = value.multifieldValue
+        return ["m", [read(field.contents + at, where) for at in range(field.length)]]
+    if kind == _FACT:
+        return ["f", lib.FactIndex(value.factValue)]
+    if kind == _INSTANCE_NAME:
+        return ["n", _lexeme(value)]
+    if kind == _VOID:
+        return None
+    raise EncodeError(path=where, reason=f"is {_KINDS.get(kind, 'of an unknown kind')}")
+
+
+def _lexeme(value: Any) -> str | bytes:
+    raw: bytes = ffi.string(value.lexemeValue.contents)
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+# Into the engine.
+
+
+def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
+    """
+    Put a value that is kept into a box, and return the box.
+
+    Args:
+        env: the engine.
+        kept: the value.
+        address: gives the address of a fact by its index.
+        box: a `CLIPSValue *`.
+    """
+    if isinstance(kept, float):
+        box.value = lib.CreateFloat(env, kept)
+    elif isinstance(kept, int):
+        box.value = lib.CreateInteger(env, kept)
+    elif isinstance(kept, str | bytes):
+        box.value = lib.CreateString(env, _raw(kept))
+    else:
+        box.value = _tagged(env, kept[0], kept[1], address)
+    return box
+
+
+def _tagged(env: Any, kind: str, content: Any, address: Any) -> Any:
+    match kind:
+        case "s":
+            return lib.CreateSymbol(env, _raw(content))
+        case "n":
+            return lib.CreateInstanceName(env, _raw(content))
+        case "f":
+            return address(content)
+        case "m":
+            return _multifield(env, content, address)
+        case _:
+            raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
+
+
+def _raw(text: str | bytes) -> bytes:
+    return text if isinstance(text, bytes) else text.encode()
+
+
+def _multifield(env: Any, items: list[Any], address: Any) -> Any:
+    if not items:
+        return lib.EmptyMultifield(env)
+    builder = environment_builder(env, "multifield")
+    lib.MBReset(builder)
+    for item in items:
+        lib.MBAppend(builder, write(env, item, address, ffi.new("CLIPSValue *")))
+    return lib.MBCreate(builder)

@@ -1,0 +1,1 @@
+"""Engines: working memories of foreign programs that survive their process."""

@@ -1,0 +1,248 @@
+"""
+An engine in a user's hands: requests, and the working memories they go to.
+
+A memory is loaded when somebody asks for it and stays for a while; of many, the ones that were
+used last stay. What is let go was durable, or is written first, so that it comes back equal.
+
+Invariants: of one memory at most one is loaded here; one that was dropped is loaded anew only
+when everything that was done to it before is in the store.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from holdfast.core import codec
+from holdfast.core.engine import ANSWERS, Answered, check_key
+from holdfast.core.errors import HoldfastError
+from holdfast.core.key import Key, as_key
+from holdfast.core.refusal import NotCapturedError
+from holdfast.core.tier import Tier
+from holdfast.runtime.engines.engine import Engine
+from holdfast.runtime.engines.live import Answer, Live
+from holdfast.runtime.engines.load import Place, Progress, load
+from holdfast.runtime.engines.snapshot import Cadence, Making
+from holdfast.runtime.service import carry_on
+
+IN_MEMORY: Final = 100
+_TRIES: Final = 3
+log = logging.getLogger("holdfast")
+ALONE: Final[Key] = ()
+
+
+class MemoryStatus(msgspec.Struct, frozen=True):
+    """
+    How one working memory is kept.
+
+    Attributes:
+        key: which one; empty if the engine has one alone.
+        sequence: of the last request in its journal.
+        unsaved: events of its journal that are not durable yet.
+        snapshot: sequence of the snapshot it stands on; 0 if on none.
+        tail: events since then: what a start would have to do again.
+        reason: why the last snapshot was not made; empty if it was, or none was due.
+    """
+
+    key: Key
+    sequence: int
+    unsaved: int
+    snapshot: int
+    tail: int
+    reason: str
+
+
+class AttachedEngine:
+    """
+    An engine whose working memories survive this process.
+
+    Attributes:
+        name: by which it was attached.
+        engine: its rules.
+        tier: `DURABLE`: a request is answered when it is in the store; `BUFFERED`: at once, and
+            a crash loses at most one flush interval.
+    """
+
+    def __init__(
+        self, place: Place, tier: Tier, cadence: Cadence, in_memory: int = IN_MEMORY
+    ) -> None:
+        """Take what it is kept by; `place` has an empty key."""
+        self.name = place.name
+        self.engine: Engine = place.engine
+        self.tier = tier
+        self.cadence = cadence
+        self._place = place._replace(pause=cadence.pause)
+        self._in_memory = in_memory
+        self._lives: dict[Key, Live] = {}
+        self._loading: dict[Key, asyncio.Future[Live]] = {}
+        self._reasons: dict[Key, str] = {}
+
+    async def request(
+        self, work: Callable[..., Any], *args: Any, key: str | Key = ALONE, id: str = ""
+    ) -> Answer:
+        """
+        Let a function work on a memory; when this returns, what it did is kept by the tier.
+
+        The function runs at once and alone, in this thread, and must not wait for anything. If
+        it raises, or a rule does, nothing of it was done.
+
+        Args:
+            work: gets the memory's `hands`, then `args`; returns what is decided.
+            args: handed on.
+            key: which memory: a string, or a tuple of strings; one begins when it is asked for.
+            id: under which the request is done once only: asked for again, it is answered again.
+
+        Raises:
+            EvaluationError: a rule, or a function that it calls, failed.
+            EncodeError: the answer, or a value given to the engine, cannot be kept exactly.
+            EngineBehindError: another runtime changed the memory; repeat it.
+            RulesChangedError, EngineLostError: the memory cannot be loaded.
+            OutcomeUnknownError: the commit failed; open the store anew, and repeat it by its id.
+        """
+        path = as_key(key)
+        check_key(self.name, path)
+        while True:
+            live = await self._loaded(path)
+            if id and (known := await self._known(live, id)) is not None:
+                return known
+            if live.gone:
+                continue
+            self._place.store.check_admitted()
+            answer = await asyncio.shield(live.perform(work, args, id))
+            if answer is not None:
+                return answer
+
+    async def _known(self, live: Live, id: str) -> Answer | None:
+        """Return what the request of this id was answered in an earlier life."""
+        key = (self.name, *live.place.key, id)
+        row = await self._place.store.read(lambda reader: reader.record(ANSWERS, key))
+        if row is None or row.value is None:
+            return None
+        said = codec.decode_as(row.value, Answered, "answer")
+        return Answer(
+            said.value, said.sequence, said.fired, said.facts.hex(), self.tier, repeated=True
+        )
+
+    # Which memories are loaded.
+
+    async def load(self, key: str | Key = ALONE, progress: Progress | None = None) -> None:
+        """Load a memory if it is not; requests do this by themselves."""
+        await self._loaded(as_key(key), progress)
+
+    async def _loaded(self, key: Key, progress: Progress | None = None) -> Live:
+        while True:
+            live = self._lives.get(key)
+            if live is not None and not live.gone:
+                return live
+            if key not in self._loading:
+                loading = carry_on(self._load(key, live, progress), lambda: self._forget(key))
+                self._loading[key] = loading
+            return await asyncio.shield(self._loading[key])
+
+    def _forget(self, key: Key) -> None:
+        self._loading.pop(key, None)
+
+    async def _load(self, key: Key, before: Live | None, progress: Progress | None) -> Live:
+        if before is not None:
+            await self._let_go(before)
+        place = self._place._replace(key=key)
+        live = Live(place, await load(place, progress=progress), self.tier)
+        self._lives[key] = live
+        await self._make_room(live)
+        return live
+
+    async def _let_go(self, live: Live) -> None:
+        """Write what is left of a memory, and release it."""
+        with suppress(HoldfastError):  # Told to those who waited; what counts is in the store.
+            await live.settled()
+        self._lives.pop(live.place.key, None)
+        live.close()
+
+    async def _make_room(self, kept: Live) -> None:
+        spare = [live for live in self._lives.values() if live is not kept]
+        spare.sort(key=lambda live: live.used_at)
+        for live in spare[: max(0, len(self._lives) - self._in_memory)]:
+            await self._evict(live)
+
+    async def evict(self, key: str | Key) -> None:
+        """Let a memory go, written first; the next request loads it again."""
+        live = self._lives.get(as_key(key))
+        if live is not None:
+            await self._evict(live)
+
+    async def _evict(self, live: Live) -> None:
+        await live.settled()
+        if not live.unsaved and live.following is None:
+            await self._let_go(live)
+
+    # What is kept.
+
+    async def flush(self) -> None:
+        """
+        Write what is not durable; a barrier.
+
+        Raises:
+            HoldfastError: it could not be written.
+        """
+        for live in list(self._lives.values()):
+            await live.settled()
+
+    async def snapshot(self, key: str | Key = ALONE) -> int:
+        """
+        Make a snapshot of a memory now; the cadence does this by itself.
+
+        Returns:
+            The sequence it includes.
+
+        Raises:
+            NotCapturedError: the memory holds what a snapshot would lose; its journal keeps it.
+        """
+        live = await self._loaded(as_key(key))
+        try:
+            made = await Making(live, self.cadence).run()
+        except NotCapturedError as error:
+            self._reasons[live.place.key] = error.reason
+            raise
+        self._reasons.pop(live.place.key, None)
+        return made
+
+    async def keep_up(self) -> None:
+        """Make the snapshots that are due."""
+        now = self._place.store.world.clock.monotonic()
+        for live in list(self._lives.values()):
+            if not live.gone and self.cadence.due(live, now):
+                await self._try_snapshot(live)
+
+    async def _try_snapshot(self, live: Live) -> None:
+        try:
+            await self.snapshot(live.place.key)
+        except NotCapturedError as error:
+            log.info("event=no_snapshot memory=%s reason=%s", live.place.words, error.reason)
+
+    async def finish(self) -> None:
+        """
+        Write everything, and make the snapshots that a good end wants.
+
+        Raises:
+            HoldfastError: something could not be written.
+        """
+        await self.flush()
+        if self.cadence.on_close:
+            for live in list(self._lives.values()):
+                if live.tail and not live.gone:
+                    await self._try_snapshot(live)
+
+    def release(self) -> None:
+        """Release the memories, written or not."""
+        for live in self._lives.values():
+            live.close()
+        self._lives.clear()
+
+    def memories(self) -> Iterator[MemoryStatus]:
+        """Give the memories that are loaded, and how they are kept."""
+        for key, live in self._lives.items():
+            reason = self._reasons.get(key, "")
+            yield MemoryStatus(key, live.sequence, live.unsaved, live.base, live.tail, reason)

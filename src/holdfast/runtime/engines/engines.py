@@ -1,0 +1,235 @@
+"""
+The engines of a runtime: attached at the boot or later, restored before they serve.
+
+Invariants: a runtime is ready only when every engine it was opened with is back; one that is
+attached later is back when `attach` returns, and until then the runtime is not ready.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from holdfast.core.engine import KIND
+from holdfast.core.errors import HoldfastError, InvalidValueError
+from holdfast.core.key import check_word, encode_key, prefix_end
+from holdfast.core.recovery import Phase, Step
+from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
+from holdfast.runtime.boot import Progress
+from holdfast.runtime.damage import Damages
+from holdfast.runtime.engines.attached import ALONE, IN_MEMORY, AttachedEngine
+from holdfast.runtime.engines.engine import Engine
+from holdfast.runtime.engines.load import Place, check_rules, known
+from holdfast.runtime.engines.snapshot import Cadence
+from holdfast.runtime.service import Service
+from holdfast.store.store import Store
+
+PART: Final = "engines"
+_LOOK_SECONDS: Final = 1.0
+
+
+class Engines:
+    """
+    All engines of a runtime.
+
+    Attributes:
+        name, phase: of its part of the boot.
+    """
+
+    name = PART
+    phase = Phase.RESTORING
+
+    def __init__(self, store: Store, damages: Damages, flush_interval: float) -> None:
+        """Take the store."""
+        self._store = store
+        self._damages = damages
+        self._attached: dict[str, AttachedEngine] = {}
+        self._coming = ""
+        self._flusher = _Flusher(self._attached, flush_interval)
+        self._keeper = _Keeper(self._attached)
+
+    def __getitem__(self, name: str) -> AttachedEngine:
+        """
+        Return an engine that is attached.
+
+        Raises:
+            InvalidValueError: none is, by this name.
+        """
+        found = self._attached.get(name)
+        if found is None:
+            names = ", ".join(sorted(self._attached)) or "none"
+            raise InvalidValueError(
+                what=f"engine {name!r}", reason=f"is not attached; attached are: {names}"
+            )
+        return found
+
+    async def attach(
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        tier: Tier = DURABLE,
+        cadence: Cadence | None = None,
+        in_memory: int = IN_MEMORY,
+    ) -> AttachedEngine:
+        """
+        Bring an engine back, and return it; until then the runtime is not ready.
+
+        Args:
+            name: of the engine, a short word; its working memories are kept under it.
+            engine: its rules.
+            tier: `DURABLE` keeps a request before it is answered, `BUFFERED` with the next flush.
+            cadence: when snapshots are made.
+            in_memory: working memories that are kept after they were used.
+
+        Raises:
+            RulesChangedError: what is stored was made by other rules.
+            EngineLostError, DamagedError: what is stored cannot be brought back.
+        """
+        attached = self.add(name, engine, tier=tier, cadence=cadence, in_memory=in_memory)
+        self._coming = name
+        try:
+            await self._restore(attached, lambda _: None)
+        except BaseException:
+            del self._attached[name]
+            raise
+        finally:
+            self._coming = ""
+        return attached
+
+    def add(
+        self,
+        name: str,
+        engine: Engine,
+        *,
+        tier: Tier = DURABLE,
+        cadence: Cadence | None = None,
+        in_memory: int = IN_MEMORY,
+    ) -> AttachedEngine:
+        """
+        Take an engine that is restored with the boot.
+
+        Raises:
+            InvalidValueError: the name is taken or no word, or the tier keeps nothing.
+        """
+        check_word("engine", name)
+        if name in self._attached:
+            raise InvalidValueError(what=f"engine {name!r}", reason="is attached already")
+        if tier is EPHEMERAL:
+            raise InvalidValueError(what="tier", reason="keeps nothing; use the engine as it is")
+        place = Place(self._store, self._damages, engine, name, ALONE)
+        attached = AttachedEngine(place, tier, cadence or Cadence(), in_memory)
+        self._attached[name] = attached
+        return attached
+
+    # Its part of the boot.
+
+    async def plan(self) -> Sequence[Step]:
+        """Return the engines that have something to bring back."""
+        steps: list[Step] = []
+        for name, attached in self._attached.items():
+            place = Place(self._store, self._damages, attached.engine, name, ALONE)
+            if await known(place) is not None:
+                steps.append(Step(PART, "working memory", name))
+        return steps
+
+    async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
+        """Bring them back; those whose memories have keys when somebody asks for one."""
+        report: dict[str, Any] = {}
+        for step in steps:
+            attached = self._attached[step.name]
+            await self._restore(attached, progress)
+            told = [_told(memory.sequence, memory.snapshot) for memory in attached.memories()]
+            report[step.name] = told[0]
+        return report
+
+    async def _restore(self, attached: AttachedEngine, progress: Progress) -> None:
+        await self._check_rules(attached)
+        place = Place(self._store, self._damages, attached.engine, attached.name, ALONE)
+        if await known(place) is not None:
+            await attached.load(ALONE, progress)
+
+    async def _check_rules(self, attached: AttachedEngine) -> None:
+        """Refuse rules by which a memory with a key was not made, before anybody asks for it."""
+        # One is enough: all of them were made by the same, or are refused when they are loaded.
+        begin = encode_key((attached.name,))
+        rows = await self._store.read(
+            lambda reader: reader.records(KIND, begin, prefix_end(begin), 1, None)
+        )
+        for row in rows:
+            place = Place(self._store, self._damages, attached.engine, attached.name, row.key[1:])
+            await check_rules(place)
+
+    # Its duties.
+
+    def start(self) -> None:
+        """Begin to write what is buffered, and to make snapshots."""
+        self._flusher.start()
+        self._keeper.start()
+
+    async def flush(self) -> None:
+        """Write what is not durable; a barrier."""
+        await self._flusher.tick()
+
+    async def finish(self) -> None:
+        """
+        Write everything and make the last snapshots, while commits still pass.
+
+        Raises:
+            HoldfastError: something could not be written; the others were tried all the same.
+        """
+        await self._keeper.stop()
+        failure: HoldfastError | None = None
+        for attached in self._attached.values():
+            try:
+                await attached.finish()
+            except HoldfastError as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    async def release(self) -> None:
+        """End the duties and release the memories, written or not."""
+        await self._keeper.stop()
+        await self._flusher.stop()
+        for attached in self._attached.values():
+            attached.release()
+
+    def trouble(self) -> str:
+        """Return which engines are not back yet; empty if all are."""
+        return f"engine {self._coming!r} is coming back" if self._coming else ""
+
+    def remarks(self) -> str:
+        """Return which memories have no snapshot although one was due, and why."""
+        return "; ".join(
+            f"no snapshot of {name!r}: {memory.reason}"
+            for name, attached in self._attached.items()
+            for memory in attached.memories()
+            if memory.reason
+        )
+
+
+def _told(sequence: int, snapshot: int) -> dict[str, int]:
+    return {"sequence": sequence, "snapshot": snapshot, "redone": sequence - snapshot}
+
+
+class _Flusher(Service):
+    """Writes what buffered engines have not written, every interval."""
+
+    def __init__(self, attached: Mapping[str, AttachedEngine], interval: float) -> None:
+        super().__init__("engine-flush", interval)
+        self._attached = attached
+
+    async def tick(self) -> None:
+        for attached in list(self._attached.values()):
+            await attached.flush()
+
+
+class _Keeper(Service):
+    """Makes the snapshots that are due."""
+
+    def __init__(self, attached: Mapping[str, AttachedEngine]) -> None:
+        super().__init__("engine-snapshots", _LOOK_SECONDS)
+        self._attached = attached
+
+    async def tick(self) -> None:
+        for attached in list(self._attached.values()):
+            await attached.keep_up()

@@ -1,0 +1,149 @@
+"""
+Snapshots: made beside the living memory, which then goes on from one of them.
+
+The living memory is never captured: what it holds is in the journal anyway.
+
+    1. a *shadow* is loaded as after a crash: the last snapshot, then the journal
+    2. the shadow is captured; a *twin* is restored from the capture, and captured too: if the
+       two captures differ in one byte, there is no snapshot, and the journal goes on
+    3. the twin does what the living memory did meanwhile; it has to fire and to hold the same
+    4. in one step it takes the place of the living one; the snapshot, and that it did so, are
+       one unit of the journal
+
+So requests are held up for slices of the pause only, every snapshot is a crash that was tried,
+and who crashed and who did not go on from the same bytes.
+
+Invariants: a snapshot is in the store only if its twin went on like the living memory; the
+journal is trimmed only behind the oldest snapshot that is kept.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from holdfast.core.errors import EncodeError, InvalidValueError, LimitError
+from holdfast.core.refusal import NotCapturedError, NotRestoredError
+from holdfast.core.unit import SNAPSHOTS_KEPT, PutSnapshot, TrimStream, Write
+from holdfast.runtime.engines.engine import Memory
+from holdfast.runtime.engines.live import Live
+from holdfast.runtime.engines.load import Place, load, rebase, redo_all
+from holdfast.runtime.engines.turn import SLICE, quietly
+
+_ROUNDS_MAX: Final = 1_000
+
+
+class Cadence(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    When snapshots are made, and how many are kept.
+
+    Attributes:
+        requests: after so many requests since the last one.
+        seconds: when the last one is so old, and something was done since.
+        idle: when nobody has asked for so many seconds, and at least `idle_requests` were done.
+        idle_requests: see there.
+        on_close: when the runtime is closed in good order.
+        kept: snapshots that are kept.
+        journal: keep the whole journal; otherwise what lies before the oldest snapshot goes.
+        pause: seconds for which requests are held up at a stretch, about.
+    """
+
+    requests: int = 1_000
+    seconds: float = 300.0
+    idle: float = 10.0
+    idle_requests: int = 100
+    on_close: bool = True
+    kept: int = SNAPSHOTS_KEPT
+    journal: bool = False
+    pause: float = SLICE
+
+    def __post_init__(self) -> None:
+        """
+        Refuse what cannot work.
+
+        Raises:
+            InvalidValueError: a number is not positive.
+        """
+        for name in ("requests", "seconds", "idle", "idle_requests", "kept", "pause"):
+            if not getattr(self, name) > 0:
+                raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, more than 0")
+
+    def due(self, live: Live, now: float) -> bool:
+        """Return whether it is time for a snapshot."""
+        if not live.tail:
+            return False
+        idle = now - live.used_at >= self.idle and live.tail >= self.idle_requests
+        return live.tail >= self.requests or idle or now - live.based_at >= self.seconds
+
+
+class Making:
+    """The making of one snapshot."""
+
+    def __init__(self, live: Live, cadence: Cadence) -> None:
+        """Take the living memory."""
+        self._live = live
+        self._place: Place = live.place
+        self._cadence = cadence
+
+    async def run(self) -> int:
+        """
+        Make it, and have the living memory go on from it.
+
+        Raises:
+            NotCapturedError: there can be none now; says why.
+        """
+        live = self._live
+        if live.following is not None:
+            raise NotCapturedError(reason="another one is being made")
+        await live.settled()
+        live.following = []
+        try:
+            return await self._run(live.durable)
+        except (EncodeError, LimitError, NotRestoredError) as error:
+            raise NotCapturedError(reason=str(error)) from error
+        finally:
+            live.following = None
+
+    async def _run(self, sequence: int) -> int:
+        live, place = self._live, self._place
+        if not sequence:
+            raise NotCapturedError(reason="nothing was done yet")
+        shadow = await load(place, until=sequence)
+        twin, data = await asyncio.to_thread(rebase, place, shadow.memory)
+        try:
+            write = await asyncio.to_thread(
+                PutSnapshot.of, place.stream, place.stream, sequence, data, self._cadence.kept
+            )
+            await self._catch_up(twin)
+            writes = (write, *await self._trimming(sequence))
+            await self._catch_up(twin)
+        except BaseException:
+            quietly(twin.close)
+            raise
+        old = live.memory
+        swapped = live.swap(twin, sequence, writes)
+        quietly(old.close)
+        await asyncio.shield(swapped)
+        return sequence
+
+    async def _catch_up(self, twin: Memory) -> None:
+        """Do what the living memory did meanwhile; afterwards nothing is left to do."""
+        live = self._live
+        for _ in range(_ROUNDS_MAX):
+            some = live.following
+            if live.gone or some is None:
+                raise NotCapturedError(reason="the memory was dropped meanwhile")
+            if not some:
+                return
+            live.following = []
+            await asyncio.to_thread(redo_all, self._place, twin, some)
+        raise NotCapturedError(reason="requests come faster than they can be followed")
+
+    async def _trimming(self, sequence: int) -> tuple[Write, ...]:
+        """Return what lets go of the journal before the oldest snapshot that stays."""
+        if self._cadence.journal:
+            return ()
+        place, kept = self._place, self._cadence.kept
+        rows = await place.store.read(lambda reader: reader.snapshots(place.stream, kept))
+        stay = [sequence, *(row.sequence for row in rows if row.sequence < sequence)][:kept]
+        return (TrimStream(place.stream, min(stay) + 1),) if len(stay) == kept else ()
