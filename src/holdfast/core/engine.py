@@ -15,8 +15,9 @@ memory is itself replaced by the restored one, and the journal says after which 
 crashed and who did not go on from the same bytes. A replay that passes that request without
 the snapshot captures and restores there too.
 
-Invariants: a journal begins with `engine.begun`; the sequence of a request decides its seed,
-so a replay draws the same numbers; nobody's clock is asked in a replay.
+Invariants: a journal begins with `engine.begun`; how many requests came before one decides its
+seed, so a replay draws the same numbers, with snapshots or without; nobody's clock is asked in
+a replay.
 """
 
 from typing import Any, Final
@@ -32,6 +33,8 @@ from holdfast.core.key import Key, encode_key
 STREAMS: Final = "holdfast/engine/"
 KIND: Final = "holdfast.engine"
 """Kind of the records of working memories, by engine and key."""
+RULES: Final = "holdfast.engine.rules"
+"""Kind of the descriptions of rules, by fingerprint."""
 ANSWERS: Final = "holdfast.engine.answer"
 """Kind of the answers that can be asked for again, by engine, key and request id."""
 BEGUN: Final = "engine.begun"
@@ -119,9 +122,15 @@ def shown(name: str, key: Key) -> str:
     return f"{name!r} of {'/'.join(key)!r}" if key else repr(name)
 
 
-def seed_of(stream: str, sequence: int) -> int:
-    """Return the seed from which a request draws, 31 bits, the same in every replay."""
-    return crc32(f"{stream}#{sequence}".encode()) & 0x7FFFFFFF
+def seed_of(stream: str, before: int) -> int:
+    """
+    Return the seed from which a request draws, 31 bits, the same in every replay.
+
+    Args:
+        stream: the journal.
+        before: how many requests came before, since the memory began.
+    """
+    return crc32(f"{stream}#{before}".encode()) & 0x7FFFFFFF
 
 
 def event_of(type: str, said: Request | Begun | Rebased) -> Event:

@@ -125,7 +125,7 @@ def _focus(memory: "ClipsMemory") -> list[str]:
 def _globals(memory: "ClipsMemory") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     box = ffi.new("CLIPSValue *")
-    for module in _in_each(memory):
+    for module in in_each(memory):
         each = lib.GetNextDefglobal(memory.raw, ffi.NULL)
         while each != ffi.NULL:
             name = f"{_name(module)}::{ffi.string(lib.DefglobalName(each)).decode()}"
@@ -135,7 +135,7 @@ def _globals(memory: "ClipsMemory") -> list[tuple[str, Any]]:
     return found
 
 
-def _in_each(memory: "ClipsMemory") -> Iterator[Any]:
+def in_each(memory: "ClipsMemory") -> Iterator[Any]:
     """Give every module while it is the current one."""
     current = lib.GetCurrentModule(memory.raw)
     try:
@@ -149,12 +149,12 @@ def _in_each(memory: "ClipsMemory") -> Iterator[Any]:
 def _agenda(memory: "ClipsMemory") -> list[tuple[str, list[str]]]:
     """Return what is pending, by module, in order, in the engine's own words."""
     found: list[tuple[str, list[str]]] = []
-    for module in _in_each(memory):
-        found.append((_name(module), [line for _, line in _activations(memory)]))
+    for module in in_each(memory):
+        found.append((_name(module), [line for _, line in activations(memory)]))
     return found
 
 
-def _activations(memory: "ClipsMemory") -> list[tuple[Any, str]]:
+def activations(memory: "ClipsMemory") -> list[tuple[Any, str]]:
     """Return what is pending in the current module."""
     builder = environment_builder(memory.raw, "string")
     found: list[tuple[Any, str]] = []
@@ -234,7 +234,7 @@ def _finish(memory: "ClipsMemory", head: Head) -> None:
         raise NotRestoredError(reason=memory.voices.failure)
     _burn(memory, head.next)
     pending = dict(head.agenda)
-    for module in _in_each(memory):
+    for module in in_each(memory):
         _reconcile(memory, pending.get(_name(module), []))
     lib.ClearFocusStack(memory.raw)
     for name in reversed(head.focus):
@@ -248,10 +248,10 @@ def _finish(memory: "ClipsMemory", head: Head) -> None:
 def _reconcile(memory: "ClipsMemory", pending: list[str]) -> None:
     """Delete what had fired; what is left has to be what was pending."""
     wanted = set(pending)
-    for activation, line in _activations(memory):
+    for activation, line in activations(memory):
         if line not in wanted:
             lib.DeleteActivation(activation)
-    left = [line for _, line in _activations(memory)]
+    left = [line for _, line in activations(memory)]
     if left != pending:
         raise NotRestoredError(
             reason=f"{len(pending)} activations were pending, {len(left)} are, or in another order"

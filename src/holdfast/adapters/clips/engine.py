@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import clips
 
@@ -11,6 +11,7 @@ from holdfast.adapters.clips.memory import ClipsMemory
 from holdfast.adapters.clips.rules import parsed
 from holdfast.adapters.clips.voices import Function
 from holdfast.core.errors import InvalidValueError
+from holdfast.core.refusal import RulesRefusedError
 
 log: Final = logging.getLogger("holdfast.clips")
 
@@ -53,12 +54,42 @@ class ClipsEngine:
                 raise InvalidValueError(what=f"ttl of {template!r}", reason=f"is {seconds} s")
         self._output = output or _logged
         names = sorted(self._functions)
-        self.fingerprint = self._rules.fingerprint(f"clipspy {_version()}", *names)
+        self._version = f"clipspy {_version()}"
+        self.fingerprint = self._rules.fingerprint(self._version, *names)
         self.fresh().close()
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The constructs, and the names of functions; what they do stays in the program."""
+        return {
+            "rules": list(self._rules.constructs),
+            "functions": sorted(self._functions),
+            "engine": self._version,
+        }
+
+    def earlier(self, description: Any) -> "ClipsEngine":
+        """
+        Return the engine of a description; its functions are there for replays alone.
+
+        Raises:
+            RulesRefusedError: this CLIPS is another one.
+        """
+        functions = dict.fromkeys(description["functions"], _unknown)
+        found = ClipsEngine("\n".join(description["rules"]), functions=functions)
+        if description["engine"] != self._version:
+            raise RulesRefusedError(
+                where="the rules before these",
+                reason=f"were run by {description['engine']}, this is {self._version}",
+            )
+        return found
 
     def fresh(self) -> ClipsMemory:
         """Return an empty memory with the rules; their own facts come with the first request."""
         return ClipsMemory(self._rules, self._functions, self._ttl, self._output)
+
+
+def _unknown(*_arguments: object) -> None:
+    raise LookupError("a function of rules that were replaced is not called")
 
 
 def _version() -> str:

@@ -19,11 +19,19 @@ import msgspec
 from clips._clips import ffi, lib
 from clips.common import CLIPSError, environment_builder
 
-from holdfast.adapters.clips.capture import Head, capture, restore
+from holdfast.adapters.clips.capture import Head, activations, capture, in_each, restore
 from holdfast.adapters.clips.hands import Hands
 from holdfast.adapters.clips.library import Listener, listener
 from holdfast.adapters.clips.rules import Rules
-from holdfast.adapters.clips.values import Fact, FactAddress, decoded, read, read_slot, write
+from holdfast.adapters.clips.values import (
+    Fact,
+    FactAddress,
+    decoded,
+    encoded,
+    read,
+    read_slot,
+    write,
+)
 from holdfast.adapters.clips.voices import Function, Outlet, Voices
 from holdfast.core.clock import StoreTime
 from holdfast.core.deadline import Deadline, ending_in, rebased, remaining
@@ -436,7 +444,8 @@ class ClipsMemory:
         slots = self._template(lib.FactDeftemplate(held.address))[1]
         names = [""] if slots is None else [slot.decode() for slot in slots]
         values = [decoded(value) for value in held.values]
-        return Fact(index, held.template, dict(zip(names, values, strict=True)))
+        by_slot = dict(zip(names, values, strict=True))
+        return Fact(index, held.template, by_slot, self.deadlines.get(index))
 
     def put(self, template: str, values: list[Any]) -> int:
         """Assert a fact by its values as they are kept, in the order of its slots."""
@@ -449,6 +458,32 @@ class ClipsMemory:
     def _named_slots(self, template: str) -> list[bytes] | None:
         found = lib.FindDeftemplate(self.raw, template.encode())
         return None if found == ffi.NULL else self._template(found)[1]
+
+    # Other rules.
+
+    def contents(self) -> list[Fact]:
+        """Return the facts, in the order of their indices."""
+        return [self.shown(index) for index in sorted(self.facts)]
+
+    def take(self, contents: list[Fact]) -> None:
+        """Assert facts of other rules; those of these rules alone are not among them."""
+        for index in sorted(self.facts):
+            self.do(["r", index])
+        for fact in contents:
+            slots = {slot: encoded(value, f"slot {slot}") for slot, value in fact.values.items()}
+            if "" in slots:
+                index = self.do(["o", fact.template, slots[""][1]])
+            else:
+                index = self.do(["a", fact.template, slots])
+            if fact.deadline is not None:
+                self.do(["t", index, list(msgspec.structs.astuple(fact.deadline))])
+        self.do(["q"])
+
+    def _do_quiet(self) -> None:
+        for module in in_each(self):
+            del module
+            for activation, _ in activations(self):
+                lib.DeleteActivation(activation)
 
     # Snapshots.
 
@@ -478,6 +513,7 @@ _NAMES: Final = {
     "se": "salience",
     "d": "duplication",
     "f": "focus",
+    "q": "quiet",
 }
 
 

@@ -21,6 +21,7 @@ from clips import InstanceName, Symbol
 from clips._clips import ffi, lib
 from clips.common import CLIPSType, environment_builder
 
+from holdfast.core.deadline import Deadline
 from holdfast.core.errors import EncodeError
 
 INT_MIN: Final = -(2**63)
@@ -53,11 +54,13 @@ class Fact(msgspec.Struct, frozen=True):
         index: by which it can be retracted or modified.
         template: its name.
         values: by slot; those of an ordered fact are a tuple under the empty name.
+        deadline: when it is retracted by itself; None if it stays.
     """
 
     index: int
     template: str
     values: dict[str, Any]
+    deadline: Deadline | None = None
 
     def __getitem__(self, slot: str | int) -> Any:
         """Return the value of a slot; of an ordered fact, the value at a place."""

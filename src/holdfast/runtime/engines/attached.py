@@ -22,9 +22,11 @@ from holdfast.core.errors import HoldfastError
 from holdfast.core.key import Key, as_key
 from holdfast.core.refusal import NotCapturedError
 from holdfast.core.tier import Tier
+from holdfast.runtime.engines.copy import Progress, untold
 from holdfast.runtime.engines.engine import Engine
 from holdfast.runtime.engines.live import Answer, Live
-from holdfast.runtime.engines.load import Place, Progress, load
+from holdfast.runtime.engines.load import load
+from holdfast.runtime.engines.place import Migrate, Place
 from holdfast.runtime.engines.snapshot import Cadence, Making
 from holdfast.runtime.service import carry_on
 
@@ -32,6 +34,11 @@ IN_MEMORY: Final = 100
 _TRIES: Final = 3
 log = logging.getLogger("holdfast")
 ALONE: Final[Key] = ()
+
+
+def keep_all(contents: list[Any]) -> list[Any]:
+    """Take over everything; a migration that is often enough."""
+    return contents
 
 
 class MemoryStatus(msgspec.Struct, frozen=True):
@@ -43,7 +50,7 @@ class MemoryStatus(msgspec.Struct, frozen=True):
         sequence: of the last request in its journal.
         unsaved: events of its journal that are not durable yet.
         snapshot: sequence of the snapshot it stands on; 0 if on none.
-        tail: events since then: what a start would have to do again.
+        tail: requests since then: what a start would have to do again.
         reason: why the last snapshot was not made; empty if it was, or none was due.
     """
 
@@ -79,6 +86,10 @@ class AttachedEngine:
         self._lives: dict[Key, Live] = {}
         self._loading: dict[Key, asyncio.Future[Live]] = {}
         self._reasons: dict[Key, str] = {}
+
+    def place(self, key: Key = ALONE) -> Place:
+        """Return a working memory by what it is kept by."""
+        return self._place._replace(key=key)
 
     async def request(
         self, work: Callable[..., Any], *args: Any, key: str | Key = ALONE, id: str = ""
@@ -128,11 +139,11 @@ class AttachedEngine:
 
     # Which memories are loaded.
 
-    async def load(self, key: str | Key = ALONE, progress: Progress | None = None) -> None:
+    async def load(self, key: str | Key = ALONE, progress: Progress = untold) -> None:
         """Load a memory if it is not; requests do this by themselves."""
         await self._loaded(as_key(key), progress)
 
-    async def _loaded(self, key: Key, progress: Progress | None = None) -> Live:
+    async def _loaded(self, key: Key, progress: Progress = untold) -> Live:
         while True:
             live = self._lives.get(key)
             if live is not None and not live.gone:
@@ -145,10 +156,10 @@ class AttachedEngine:
     def _forget(self, key: Key) -> None:
         self._loading.pop(key, None)
 
-    async def _load(self, key: Key, before: Live | None, progress: Progress | None) -> Live:
+    async def _load(self, key: Key, before: Live | None, progress: Progress) -> Live:
         if before is not None:
             await self._let_go(before)
-        place = self._place._replace(key=key)
+        place = self.place(key)
         live = Live(place, await load(place, progress=progress), self.tier)
         self._lives[key] = live
         await self._make_room(live)
@@ -175,8 +186,25 @@ class AttachedEngine:
 
     async def _evict(self, live: Live) -> None:
         await live.settled()
-        if not live.unsaved and live.following is None:
-            await self._let_go(live)
+        # Nobody can come in between: from here on nothing is waited for.
+        if not live.unsaved and live.following is None and not live.gone:
+            self._lives.pop(live.place.key, None)
+            live.close()
+
+    async def reload(self, engine: Engine, migrate: Migrate = keep_all) -> None:
+        """
+        Go on with other rules; each memory is migrated when it is asked for next.
+
+        Args:
+            engine: the other rules.
+            migrate: takes the contents of a memory (facts), and returns those that go over;
+                nothing fires because of it.
+        """
+        for live in list(self._lives.values()):
+            await live.settled()
+            live.gone = True
+        self.engine = engine
+        self._place = self._place._replace(engine=engine, migrate=migrate)
 
     # What is kept.
 
@@ -232,7 +260,7 @@ class AttachedEngine:
         await self.flush()
         if self.cadence.on_close:
             for live in list(self._lives.values()):
-                if live.tail and not live.gone:
+                if live.tail >= self.cadence.least and not live.gone:
                     await self._try_snapshot(live)
 
     def release(self) -> None:

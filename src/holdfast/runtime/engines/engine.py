@@ -59,6 +59,19 @@ class Memory(Protocol):
         """Return a caller's answer in plain values: words of the engine become strings."""
         ...
 
+    def contents(self) -> list[Any]:
+        """Return what other rules can take over, in whatever form a migration works on."""
+        ...
+
+    def take(self, contents: list[Any]) -> None:
+        """
+        Take over contents within a request; nothing fires because of it.
+
+        Raises:
+            HoldfastError: the rules do not take them.
+        """
+        ...
+
     def capture(self) -> Iterator[Any]:
         """
         Give the whole state in plain values, part by part; equal states, equal parts.
@@ -88,6 +101,15 @@ class Engine(Protocol):
     @property
     def fingerprint(self) -> str:
         """Names the rules; another one means that memories are not interchangeable."""
+        ...
+
+    @property
+    def description(self) -> Any:
+        """The rules in plain values, kept so that what they made can be read after they changed."""
+        ...
+
+    def earlier(self, description: Any) -> "Engine":
+        """Return the engine of a description, good for doing requests again."""
         ...
 
     def fresh(self) -> Memory:

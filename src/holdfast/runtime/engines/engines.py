@@ -6,6 +6,7 @@ attached later is back when `attach` returns, and until then the runtime is not 
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from holdfast.core.engine import KIND
@@ -15,15 +16,17 @@ from holdfast.core.recovery import Phase, Step
 from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
 from holdfast.runtime.boot import Progress
 from holdfast.runtime.damage import Damages
-from holdfast.runtime.engines.attached import ALONE, IN_MEMORY, AttachedEngine
+from holdfast.runtime.engines.attached import ALONE, IN_MEMORY, AttachedEngine, MemoryStatus
 from holdfast.runtime.engines.engine import Engine
-from holdfast.runtime.engines.load import Place, check_rules, known
+from holdfast.runtime.engines.load import check_rules, known, unread
+from holdfast.runtime.engines.place import Migrate, Place
 from holdfast.runtime.engines.snapshot import Cadence
 from holdfast.runtime.service import Service
 from holdfast.store.store import Store
 
 PART: Final = "engines"
 _LOOK_SECONDS: Final = 1.0
+_THREADS: Final = 2
 
 
 class Engines:
@@ -41,6 +44,7 @@ class Engines:
         """Take the store."""
         self._store = store
         self._damages = damages
+        self._threads = ThreadPoolExecutor(_THREADS, "holdfast-engine")
         self._attached: dict[str, AttachedEngine] = {}
         self._coming = ""
         self._flusher = _Flusher(self._attached, flush_interval)
@@ -69,6 +73,7 @@ class Engines:
         tier: Tier = DURABLE,
         cadence: Cadence | None = None,
         in_memory: int = IN_MEMORY,
+        migrate: Migrate | None = None,
     ) -> AttachedEngine:
         """
         Bring an engine back, and return it; until then the runtime is not ready.
@@ -79,12 +84,15 @@ class Engines:
             tier: `DURABLE` keeps a request before it is answered, `BUFFERED` with the next flush.
             cadence: when snapshots are made.
             in_memory: working memories that are kept after they were used.
+            migrate: what of memories of other rules is taken over; None refuses them.
 
         Raises:
             RulesChangedError: what is stored was made by other rules.
             EngineLostError, DamagedError: what is stored cannot be brought back.
         """
-        attached = self.add(name, engine, tier=tier, cadence=cadence, in_memory=in_memory)
+        attached = self.add(
+            name, engine, tier=tier, cadence=cadence, in_memory=in_memory, migrate=migrate
+        )
         self._coming = name
         try:
             await self._restore(attached, lambda _: None)
@@ -103,6 +111,7 @@ class Engines:
         tier: Tier = DURABLE,
         cadence: Cadence | None = None,
         in_memory: int = IN_MEMORY,
+        migrate: Migrate | None = None,
     ) -> AttachedEngine:
         """
         Take an engine that is restored with the boot.
@@ -115,7 +124,9 @@ class Engines:
             raise InvalidValueError(what=f"engine {name!r}", reason="is attached already")
         if tier is EPHEMERAL:
             raise InvalidValueError(what="tier", reason="keeps nothing; use the engine as it is")
-        place = Place(self._store, self._damages, engine, name, ALONE)
+        place = Place(
+            self._store, self._damages, self._threads, engine, name, ALONE, migrate=migrate
+        )
         attached = AttachedEngine(place, tier, cadence or Cadence(), in_memory)
         self._attached[name] = attached
         return attached
@@ -126,9 +137,9 @@ class Engines:
         """Return the engines that have something to bring back."""
         steps: list[Step] = []
         for name, attached in self._attached.items():
-            place = Place(self._store, self._damages, attached.engine, name, ALONE)
-            if await known(place) is not None:
-                steps.append(Step(PART, "working memory", name))
+            count = await unread(attached.place())
+            if count:
+                steps.append(Step(PART, "working memory", name, count))
         return steps
 
     async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
@@ -137,14 +148,13 @@ class Engines:
         for step in steps:
             attached = self._attached[step.name]
             await self._restore(attached, progress)
-            told = [_told(memory.sequence, memory.snapshot) for memory in attached.memories()]
+            told = [_told(memory) for memory in attached.memories()]
             report[step.name] = told[0]
         return report
 
     async def _restore(self, attached: AttachedEngine, progress: Progress) -> None:
         await self._check_rules(attached)
-        place = Place(self._store, self._damages, attached.engine, attached.name, ALONE)
-        if await known(place) is not None:
+        if await known(attached.place()) is not None:
             await attached.load(ALONE, progress)
 
     async def _check_rules(self, attached: AttachedEngine) -> None:
@@ -155,8 +165,7 @@ class Engines:
             lambda reader: reader.records(KIND, begin, prefix_end(begin), 1, None)
         )
         for row in rows:
-            place = Place(self._store, self._damages, attached.engine, attached.name, row.key[1:])
-            await check_rules(place)
+            await check_rules(attached.place(row.key[1:]))
 
     # Its duties.
 
@@ -192,6 +201,7 @@ class Engines:
         await self._flusher.stop()
         for attached in self._attached.values():
             attached.release()
+        self._threads.shutdown(wait=False)
 
     def trouble(self) -> str:
         """Return which engines are not back yet; empty if all are."""
@@ -207,8 +217,12 @@ class Engines:
         )
 
 
-def _told(sequence: int, snapshot: int) -> dict[str, int]:
-    return {"sequence": sequence, "snapshot": snapshot, "redone": sequence - snapshot}
+def _told(memory: MemoryStatus) -> dict[str, int]:
+    return {
+        "sequence": memory.sequence,
+        "snapshot": memory.snapshot,
+        "redone": memory.tail,
+    }
 
 
 class _Flusher(Service):

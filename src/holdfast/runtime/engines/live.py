@@ -29,12 +29,10 @@ from holdfast.core.engine import (
     ANSWERS,
     BEGUN,
     DECIDED,
-    KIND,
     REBASED,
     REQUESTED,
     Answered,
     Begun,
-    Known,
     Rebased,
     Request,
     audit_of,
@@ -51,14 +49,18 @@ from holdfast.core.event import Event
 from holdfast.core.refusal import EngineBehindError
 from holdfast.core.tier import DURABLE, Tier
 from holdfast.core.unit import Append, AtSequence, PutRecord, Unit, Write
+from holdfast.runtime.engines.copy import Copy
 from holdfast.runtime.engines.engine import Memory
-from holdfast.runtime.engines.load import Loaded, Place
+from holdfast.runtime.engines.load import beginning
+from holdfast.runtime.engines.place import Place
 from holdfast.runtime.engines.turn import a_turn
 from holdfast.runtime.service import breathe, carry_on
 
 GROUP: Final = 1_000
 """Requests that are written in one unit at most."""
 GROUP_BYTES: Final = 4 * 1024 * 1024
+# They are in the store; here only for who looked there just before.
+_ANSWERS: Final = 10_000
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -104,6 +106,7 @@ class Live:
         memory: it.
         sequence: of the last event that was done to it.
         durable: of the last event that is in the store.
+        requests: that were done to it since it began.
         base: of the snapshot it stands on; 0 if on none.
         tail: requests since then.
         used_at: monotonic time of the last request.
@@ -112,13 +115,14 @@ class Live:
         following: requests since somebody began to make a snapshot, for him; None if nobody does.
     """
 
-    def __init__(self, place: Place, loaded: Loaded, tier: Tier) -> None:
+    def __init__(self, place: Place, copy: Copy, tier: Tier) -> None:
         """Take what was loaded."""
         self.place = place
-        self.memory: Memory = loaded.memory
-        self.sequence = self.durable = loaded.sequence
-        self.base = loaded.base
-        self.tail = loaded.sequence - loaded.base
+        self.memory: Memory = copy.memory
+        self.sequence = self.durable = copy.sequence
+        self.requests = copy.requests
+        self.base = copy.base
+        self.tail = copy.tail
         self.used_at = self.based_at = place.store.world.clock.monotonic()
         self.gone = False
         self.following: list[tuple[int, Request]] | None = None
@@ -149,29 +153,35 @@ class Live:
         try:
             with a_turn():
                 value, request = self._done(work, args, id)
+            answer = Answer(value, self.sequence, request.fired, request.facts.hex(), self._tier)
+            if not request.operations:
+                return self._looked(answer)
+            written = self._written_of(request, value)
         except BaseException:
-            self.gone = True
+            self.gone = not self._is_untouched()
             raise
-        if not request.operations:
-            return self._looked(value, request)
-        return self._enqueue(value, request)
+        return self._enqueue(
+            msgspec.structs.replace(answer, sequence=self.sequence + 1), request, *written
+        )
+
+    def _is_untouched(self) -> bool:
+        """Tell whether a request that raised had done nothing yet."""
+        try:
+            with a_turn():
+                return not self.memory.end().operations
+        except HoldfastError:
+            return False
 
     def _again(self, id: str) -> "asyncio.Future[Answer | None] | None":
         if id in self._under_id:
             return self._under_id[id]
-        if id not in self.answered:
-            return None
-        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        future.set_result(self.answered[id])
-        return future
+        return _ready(self.answered[id]) if id in self.answered else None
 
     def _done(
         self, work: Callable[..., Any], args: tuple[Any, ...], id: str
     ) -> tuple[Any, Request]:
         memory, clock = self.memory, self.place.store.world.clock
-        memory.begin(
-            seed_of(self.place.stream, self.sequence + 1), clock.store_time(), clock.wall()
-        )
+        memory.begin(seed_of(self.place.stream, self.requests), clock.store_time(), clock.wall())
         value = work(memory.hands, *args)
         if inspect.isawaitable(value):
             raise InvalidValueError(
@@ -183,35 +193,28 @@ class Live:
 
     def _begin(self) -> None:
         """Write down by which rules it begins; the first thing in its journal."""
-        fingerprint = self.place.engine.fingerprint
-        known = PutRecord(KIND, self._path, msgspec.msgpack.encode(Known(fingerprint, 1)))
-        self._put((event_of(BEGUN, Begun(fingerprint)),), (known,), None)
+        begun = event_of(BEGUN, Begun(self.place.engine.fingerprint))
+        self._put((begun,), beginning(self.place, 1), None)
         self.tail = 0
 
     @property
     def _path(self) -> tuple[str, ...]:
         return (self.place.name, *self.place.key)
 
-    def _looked(self, value: Any, request: Request) -> "asyncio.Future[Answer | None]":
+    def _looked(self, answer: Answer) -> "asyncio.Future[Answer | None]":
         """Answer who only looked: when what he saw is durable."""
-        answer = self._answer(value, request, self.sequence)
-        if self._tier is not DURABLE or not (self._outbox or self._writing):
-            future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-            future.set_result(answer)
-            return future
-        return self._put((), (), answer)
+        if self._tier is DURABLE and (self._outbox or self._writing):
+            return self._put((), (), answer)
+        return _ready(answer)
 
-    def _answer(self, value: Any, request: Request, sequence: int) -> Answer:
-        return Answer(value, sequence, request.fired, request.facts.hex(), self._tier)
-
-    def _enqueue(self, value: Any, request: Request) -> "asyncio.Future[Answer | None]":
-        answer = self._answer(value, request, self.sequence + 1)
-        event = event_of(REQUESTED, request)
+    def _written_of(self, request: Request, value: Any) -> tuple[Event, tuple[Write, ...]]:
+        """Return what a request adds to the journal, and what is written with it."""
+        sequence = self.sequence + 1
         audit = Event.of(
             DECIDED,
             {
                 "key": list(self.place.key),
-                "sequence": answer.sequence,
+                "sequence": sequence,
                 "id": request.id,
                 "answer": value,
                 "fired": request.fired,
@@ -221,20 +224,22 @@ class Live:
         )
         writes: tuple[Write, ...] = (Append(audit_of(self.place.name), (audit,)),)
         if request.id:
-            said = Answered(answer.sequence, value, request.fired, request.facts)
+            said = Answered(sequence, value, request.fired, request.facts)
             key = (*self._path, request.id)
             writes += (PutRecord(ANSWERS, key, msgspec.msgpack.encode(said)),)
+        return event_of(REQUESTED, request), writes
+
+    def _enqueue(
+        self, answer: Answer, request: Request, event: Event, writes: tuple[Write, ...]
+    ) -> "asyncio.Future[Answer | None]":
         self.tail += 1
+        self.requests += 1
         if self.following is not None:
             self.following.append((answer.sequence, request))
         future = self._put((event,), writes, answer)
         if request.id:
             self._remember(request.id, answer, future)
-        if self._tier is DURABLE:
-            return future
-        ready: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        ready.set_result(answer)
-        return ready
+        return future if self._tier is DURABLE else _ready(answer)
 
     def _remember(self, id: str, answer: Answer, future: "asyncio.Future[Answer | None]") -> None:
         self._under_id[id] = future
@@ -243,17 +248,17 @@ class Live:
             self._under_id.pop(id, None)
             if not ended.cancelled() and ended.exception() is None:
                 self.answered[id] = msgspec.structs.replace(answer, repeated=True)
+                if len(self.answered) > _ANSWERS:
+                    del self.answered[next(iter(self.answered))]
 
         future.add_done_callback(done)
 
-    def swap(self, memory: Memory, base: int, writes: tuple[Write, ...]) -> "asyncio.Future[Any]":
-        """Go on from another memory, restored from a snapshot at `base`; say so in the journal."""
-        self.memory = memory
-        self.base = base
+    def swap(self, copy: Copy, writes: tuple[Write, ...]) -> "asyncio.Future[Any]":
+        """Go on from a copy that was restored from a snapshot; say so in the journal."""
+        self.memory, self.base, self.tail = copy.memory, copy.base, copy.tail
         self.based_at = self.place.store.world.clock.monotonic()
-        self.tail = self.sequence - base
         self.following = None
-        return self._put((event_of(REBASED, Rebased(base)),), writes, None)
+        return self._put((event_of(REBASED, Rebased(copy.base)),), writes, None)
 
     # The store's half.
 
@@ -284,12 +289,13 @@ class Live:
 
     async def settled(self) -> None:
         """
-        Wait until everything that was done is in the store, or has failed.
+        Wait until everything that was done up to now is in the store, or has failed.
 
         Raises:
             HoldfastError: it failed.
         """
-        while self._outbox or self._writing is not None:
+        until = self.sequence
+        while self.durable < until and self._failure is None:
             self._write_on()
             await breathe()
             if self._writing is not None:
@@ -344,6 +350,12 @@ class Live:
         self.gone = True
         with a_turn():
             self.memory.close()
+
+
+def _ready(answer: Answer) -> "asyncio.Future[Answer | None]":
+    future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+    future.set_result(answer)
+    return future
 
 
 def _seen(future: "asyncio.Future[Answer | None]") -> None:

@@ -22,12 +22,14 @@ from typing import Final
 
 import msgspec
 
+from holdfast.core.engine import ANSWERS
 from holdfast.core.errors import EncodeError, InvalidValueError, LimitError
 from holdfast.core.refusal import NotCapturedError, NotRestoredError
-from holdfast.core.unit import SNAPSHOTS_KEPT, PutSnapshot, TrimStream, Write
-from holdfast.runtime.engines.engine import Memory
+from holdfast.core.unit import SNAPSHOTS_KEPT, DeleteRecord, PutSnapshot, TrimStream, Write
+from holdfast.runtime.engines.copy import Copy, rebase, redo
 from holdfast.runtime.engines.live import Live
-from holdfast.runtime.engines.load import Place, load, rebase, redo_all
+from holdfast.runtime.engines.load import load, requests_of, tail_of
+from holdfast.runtime.engines.place import Place
 from holdfast.runtime.engines.turn import SLICE, quietly
 
 _ROUNDS_MAX: Final = 1_000
@@ -40,9 +42,9 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         requests: after so many requests since the last one.
         seconds: when the last one is so old, and something was done since.
-        idle: when nobody has asked for so many seconds, and at least `idle_requests` were done.
-        idle_requests: see there.
+        idle: when nobody has asked for so many seconds.
         on_close: when the runtime is closed in good order.
+        least: requests since the last one that make one worth while when idle or on close.
         kept: snapshots that are kept.
         journal: keep the whole journal; otherwise what lies before the oldest snapshot goes.
         pause: seconds for which requests are held up at a stretch, about.
@@ -51,8 +53,8 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
     requests: int = 1_000
     seconds: float = 300.0
     idle: float = 10.0
-    idle_requests: int = 100
     on_close: bool = True
+    least: int = 100
     kept: int = SNAPSHOTS_KEPT
     journal: bool = False
     pause: float = SLICE
@@ -64,7 +66,7 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             InvalidValueError: a number is not positive.
         """
-        for name in ("requests", "seconds", "idle", "idle_requests", "kept", "pause"):
+        for name in ("requests", "seconds", "idle", "least", "kept", "pause"):
             if not getattr(self, name) > 0:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, more than 0")
 
@@ -72,7 +74,7 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether it is time for a snapshot."""
         if not live.tail:
             return False
-        idle = now - live.used_at >= self.idle and live.tail >= self.idle_requests
+        idle = now - live.used_at >= self.idle and live.tail >= self.least
         return live.tail >= self.requests or idle or now - live.based_at >= self.seconds
 
 
@@ -95,9 +97,9 @@ class Making:
         live = self._live
         if live.following is not None:
             raise NotCapturedError(reason="another one is being made")
-        await live.settled()
         live.following = []
         try:
+            await live.settled()
             return await self._run(live.durable)
         except (EncodeError, LimitError, NotRestoredError) as error:
             raise NotCapturedError(reason=str(error)) from error
@@ -108,25 +110,25 @@ class Making:
         live, place = self._live, self._place
         if not sequence:
             raise NotCapturedError(reason="nothing was done yet")
-        shadow = await load(place, until=sequence)
-        twin, data = await asyncio.to_thread(rebase, place, shadow.memory)
+        twin = await load(place, until=sequence)
+        data = await place.aside(rebase, place, twin)
         try:
-            write = await asyncio.to_thread(
+            write = await place.aside(
                 PutSnapshot.of, place.stream, place.stream, sequence, data, self._cadence.kept
             )
             await self._catch_up(twin)
             writes = (write, *await self._trimming(sequence))
             await self._catch_up(twin)
         except BaseException:
-            quietly(twin.close)
+            quietly(twin.memory.close)
             raise
         old = live.memory
-        swapped = live.swap(twin, sequence, writes)
+        swapped = live.swap(twin, writes)
         quietly(old.close)
         await asyncio.shield(swapped)
         return sequence
 
-    async def _catch_up(self, twin: Memory) -> None:
+    async def _catch_up(self, twin: Copy) -> None:
         """Do what the living memory did meanwhile; afterwards nothing is left to do."""
         live = self._live
         for _ in range(_ROUNDS_MAX):
@@ -136,7 +138,7 @@ class Making:
             if not some:
                 return
             live.following = []
-            await asyncio.to_thread(redo_all, self._place, twin, some)
+            await self._place.aside(redo, self._place, twin, some)
         raise NotCapturedError(reason="requests come faster than they can be followed")
 
     async def _trimming(self, sequence: int) -> tuple[Write, ...]:
@@ -146,4 +148,19 @@ class Making:
         place, kept = self._place, self._cadence.kept
         rows = await place.store.read(lambda reader: reader.snapshots(place.stream, kept))
         stay = [sequence, *(row.sequence for row in rows if row.sequence < sequence)][:kept]
-        return (TrimStream(place.stream, min(stay) + 1),) if len(stay) == kept else ()
+        if len(stay) < kept:
+            return ()
+        before = min(stay) + 1
+        return (TrimStream(place.stream, before), *await self._forgetting(before))
+
+    async def _forgetting(self, before: int) -> tuple[Write, ...]:
+        """Return what forgets the answers of requests that go; they cannot be asked for again."""
+        place = self._place
+        head, _ = await place.store.events(place.stream, before - 1, 1)
+        after = before - 1 if head is None else head.first_sequence - 1
+        key = (place.name, *place.key)
+        return tuple(
+            DeleteRecord(ANSWERS, (*key, request.id))
+            for _, request in requests_of(await tail_of(place, after, before - 1))
+            if request.id
+        )

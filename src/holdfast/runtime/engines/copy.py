@@ -1,0 +1,185 @@
+"""
+A copy of a working memory, on its way to where the memory is: restored, then brought up to date.
+
+Nothing here knows a store: a copy takes parts of a snapshot and requests of a journal, in slices
+of the turn, and says what does not fit.
+
+Invariants: a copy whose request came out otherwise is closed; a rebased copy is byte for byte
+what its capture says.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import msgspec
+
+from holdfast.core import codec
+from holdfast.core.engine import Request, seed_of
+from holdfast.core.errors import DecodeError
+from holdfast.core.refusal import NotCapturedError, NotRestoredError
+from holdfast.runtime.engines.engine import Memory
+from holdfast.runtime.engines.place import Place
+from holdfast.runtime.engines.turn import a_slice, in_slices, quietly
+
+VERSION: Final = 1
+"""Of the snapshots written here."""
+
+Progress = Callable[[int], None]
+Numbered = tuple[int, Request]
+"""A request with its sequence."""
+
+
+def untold(_count: int) -> None:
+    """Take no note of progress."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The first part of a stored snapshot."""
+
+    version: int
+    fingerprint: str
+    parts: int
+    requests: int
+
+
+class Copy(msgspec.Struct):
+    """
+    A memory, and how far it is.
+
+    Attributes:
+        memory: it.
+        sequence: of the last event of its journal that it includes.
+        requests: that were done to it since it began.
+        base: sequence of the snapshot it was restored from; 0 if it was from none.
+        tail: requests since then.
+    """
+
+    memory: Memory
+    sequence: int = 0
+    requests: int = 0
+    base: int = 0
+    tail: int = 0
+
+
+def fresh(place: Place) -> Copy:
+    """Return a copy to which nothing was done."""
+    with a_slice():
+        return Copy(place.engine.fresh())
+
+
+def redo(
+    place: Place, copy: Copy, requests: Sequence[Numbered], progress: Progress = untold
+) -> None:
+    """
+    Do requests again that the copy does not include; it is closed if they do not fit.
+
+    Raises:
+        NotRestoredError: something else came of one.
+    """
+    try:
+        steps = (_redo_one(place, copy, *each) for each in requests if each[0] > copy.sequence)
+        for _ in in_slices(place.store.world.clock, steps, place.pause):
+            progress(1)
+    except BaseException:
+        quietly(copy.memory.close)
+        raise
+
+
+def _redo_one(place: Place, copy: Copy, sequence: int, request: Request) -> bool:
+    again = copy.memory.redo(request, seed_of(place.stream, copy.requests))
+    if not again.agrees(request):
+        raise NotRestoredError(
+            reason=f"request {sequence} came out otherwise: {again.fired} rules fired, not "
+            f"{request.fired}, facts {again.facts.hex()[:8]}, not {request.facts.hex()[:8]}"
+        )
+    copy.sequence = sequence
+    copy.requests += 1
+    copy.tail += 1
+    return True
+
+
+def rebase(place: Place, copy: Copy) -> bytes:
+    """
+    Replace the memory of a copy by one restored from its own capture; return the snapshot.
+
+    Raises:
+        NotCapturedError: it cannot be captured, or another memory came of it.
+    """
+    try:
+        parts = captured(place, copy.memory)
+        other = restored(place, parts)
+        again = captured(place, other)
+    except NotRestoredError as error:
+        raise NotCapturedError(reason=error.reason) from error
+    if again != parts:
+        quietly(other.close)
+        raise NotCapturedError(reason=f"restoring it gave another one: {_differing(parts, again)}")
+    quietly(copy.memory.close)
+    copy.memory, copy.base, copy.tail = other, copy.sequence, 0
+    return packed(place, parts, copy.requests)
+
+
+def _differing(parts: list[bytes], again: list[bytes]) -> str:
+    pairs = enumerate(zip(parts, again, strict=False))
+    number = next((at for at, (one, other) in pairs if one != other), len(again))
+    return f"part {number} of {len(parts)} differs"
+
+
+def captured(place: Place, memory: Memory) -> list[bytes]:
+    """Return the parts of a state, encoded."""
+    steps = (codec.encode(part, "part") for part in memory.capture())
+    return list(in_slices(place.store.world.clock, steps, place.pause))
+
+
+def restored(place: Place, parts: Sequence[bytes]) -> Memory:
+    """
+    Return a memory that took these parts.
+
+    Raises:
+        NotRestoredError: they are not of this engine.
+    """
+    memory = fresh(place).memory
+    try:
+        for _ in in_slices(place.store.world.clock, _taken(memory, parts), place.pause):
+            pass
+    except BaseException:
+        quietly(memory.close)
+        raise
+    return memory
+
+
+def _taken(memory: Memory, parts: Sequence[bytes]) -> Iterator[bool]:
+    for part in parts:
+        memory.restore(codec.decode(part, "part"))
+        yield True
+
+
+def packed(place: Place, parts: Sequence[bytes], requests: int) -> bytes:
+    """Return the parts of a state as the bytes of a snapshot."""
+    head = Head(VERSION, place.engine.fingerprint, len(parts), requests)
+    return b"".join(
+        len(part).to_bytes(4, "big") + part for part in (msgspec.msgpack.encode(head), *parts)
+    )
+
+
+def unpacked(place: Place, data: bytes) -> tuple[list[bytes], int]:
+    """
+    Return the parts of a snapshot, and how many requests it includes.
+
+    Raises:
+        DecodeError, NotRestoredError: it is none, of another version, or of other rules.
+    """
+    parts: list[bytes] = []
+    at = 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        parts.append(data[at + 4 : end])
+        at = end
+    if not parts or at != len(data):
+        raise DecodeError(what="snapshot", reason="its parts do not fill it")
+    head = codec.decode_as(parts[0], Head, "snapshot")
+    if head.version != VERSION or head.parts != len(parts) - 1:
+        raise NotRestoredError(reason=f"snapshot of version {head.version}, this reads {VERSION}")
+    if head.fingerprint != place.engine.fingerprint:
+        raise NotRestoredError(reason=f"snapshot of rules {head.fingerprint}")
+    return parts[1:], head.requests

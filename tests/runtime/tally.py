@@ -1,0 +1,142 @@
+"""
+A tiny engine: counters in a plain object.
+
+It shares nothing with a rule engine but the protocol, so what the tests show with it is shown
+of the keeping and not of CLIPS.
+"""
+
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from random import Random
+from typing import Any
+
+from holdfast.core import codec
+from holdfast.core.clock import StoreTime
+from holdfast.core.engine import Request
+from holdfast.core.refusal import EvaluationError, NotCapturedError, NotRestoredError
+
+
+class Tally:
+    """Counters by name: one memory."""
+
+    def __init__(self, engine: "TallyEngine") -> None:
+        self.engine = engine
+        self.counts: dict[str, int] = {}
+        self.random = Random(0)
+        self.operations: list[Any] = []
+        self.heard: list[Any] = []
+        self.told: list[Any] | None = None
+
+    @property
+    def hands(self) -> "Tally":
+        """The memory itself: it has nothing to hide."""
+        return self
+
+    def add(self, name: str, count: int = 1) -> int:
+        """Add to a counter."""
+        return self._do(["add", name, count])
+
+    def draw(self, name: str) -> int:
+        """Set a counter to something drawn."""
+        return self._do(["draw", name])
+
+    def ask(self, name: str) -> int:
+        """Set a counter to what the program says."""
+        return self._do(["ask", name])
+
+    def fail(self) -> None:
+        """Do something that fails half-way."""
+        self._do(["add", "half", 1])
+        raise EvaluationError(reason="asked to")
+
+    def _do(self, operation: list[Any]) -> int:
+        self._execute(operation)
+        self.operations.append(operation)
+        return self.counts[operation[1]]
+
+    def _execute(self, operation: list[Any]) -> None:
+        match operation:
+            case ["add", name, count]:
+                self.counts[name] = self.counts.get(name, 0) + count * self.engine.factor
+            case ["draw", name]:
+                self.counts[name] = self.random.randrange(1_000_000)
+            case ["ask", name]:
+                answer = self.engine.outside() if self.told is None else self.told.pop(0)
+                self.heard.append(answer)
+                self.counts[name] = answer
+            case _:
+                raise NotRestoredError(reason="unknown operation")
+
+    def begin(self, seed: int, now: StoreTime, wall: float) -> None:
+        """Begin a request."""
+        self.random = Random(seed)
+        self.operations, self.heard, self.told = [], [], None
+
+    def end(self) -> Request:
+        """Return what was done."""
+        facts = blake2b(codec.encode(dict(sorted(self.counts.items()))), digest_size=16).digest()
+        return Request(self.operations, self.heard, len(self.operations), b"", facts)
+
+    def redo(self, request: Request, seed: int) -> Request:
+        """Do it again."""
+        self.random = Random(seed)
+        self.operations, self.heard, self.told = request.operations, [], list(request.heard)
+        for operation in request.operations:
+            self._execute(operation)
+        return self.end()
+
+    def plain(self, value: Any) -> Any:
+        """Return the value: it is plain."""
+        return value
+
+    def contents(self) -> list[Any]:
+        """Return the counters."""
+        return sorted(self.counts.items())
+
+    def take(self, contents: list[Any]) -> None:
+        """Take counters over."""
+        for name, count in contents:
+            self.add(name, count)
+
+    def capture(self) -> Iterator[Any]:
+        """Give the counters, one by one."""
+        if "secret" in self.counts:
+            raise NotCapturedError(reason="there is a secret")
+        yield len(self.counts)
+        for name, count in sorted(self.counts.items()):
+            yield [name, count + self.engine.forgets]
+
+    def restore(self, part: Any) -> None:
+        """Take a counter."""
+        if isinstance(part, list):
+            self.counts[part[0]] = part[1]
+
+    def close(self) -> None:
+        """Hold nothing."""
+
+
+class TallyEngine:
+    """Rules that say by what to multiply."""
+
+    def __init__(self, factor: int = 1, outside: Callable[[], int] = int, forgets: int = 0) -> None:
+        self.factor = factor
+        self.outside = outside
+        self.forgets = forgets
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the rules."""
+        return f"tally {self.factor}"
+
+    @property
+    def description(self) -> Any:
+        """The rules."""
+        return self.factor
+
+    def earlier(self, description: Any) -> "TallyEngine":
+        """Return the engine of other rules."""
+        return TallyEngine(description)
+
+    def fresh(self) -> Tally:
+        """Return no counters."""
+        return Tally(self)

@@ -1,0 +1,473 @@
+"""Engines in general: requests, journals, snapshots, other rules; shown with counters."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import holdfast
+from holdfast import BUFFERED, EPHEMERAL, Runtime
+from holdfast.core.engine import stream_of
+from holdfast.core.errors import (
+    EncodeError,
+    InvalidValueError,
+)
+from holdfast.core.refusal import (
+    EngineBehindError,
+    EngineLostError,
+    EvaluationError,
+    NotCapturedError,
+    NotReadyError,
+    RulesChangedError,
+)
+from holdfast.core.world import World
+from holdfast.runtime.engines.attached import AttachedEngine, MemoryStatus
+from holdfast.runtime.engines.snapshot import Cadence
+from holdfast.testing.clock import ManualClock
+from tests.runtime.tally import Tally, TallyEngine
+
+SELDOM = Cadence(requests=10**6, seconds=1e9, idle=1e9, on_close=False)
+STREAM = stream_of("counts", ())
+
+
+def add(hands: Tally, name: str, count: int = 1) -> int:
+    """Add to a counter and say what it is then."""
+    return hands.add(name, count)
+
+
+def counts(hands: Tally) -> dict[str, int]:
+    """Look at all counters."""
+    return dict(hands.counts)
+
+
+async def attach(rt: Runtime, engine: TallyEngine | None = None, **more: Any) -> AttachedEngine:
+    """Attach counters whose snapshots are made by hand."""
+    return await rt.engines.attach("counts", engine or TallyEngine(), **{"cadence": SELDOM, **more})
+
+
+def only(attached: AttachedEngine) -> MemoryStatus:
+    """Return the status of the one memory that is loaded."""
+    [status] = attached.memories()
+    return status
+
+
+def test_what_was_answered_is_there_again_and_nothing_else(kept_url: str) -> None:
+    """N2, N7, C1. Functions are not called again, and no dice thrown again."""
+
+    async def run() -> None:
+        asked: list[int] = []
+
+        def outside() -> int:
+            asked.append(1)
+            return 40 + len(asked)
+
+        engine = TallyEngine(outside=outside)
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, engine)
+            for number in range(5):
+                answer = await attached.request(add, "a")
+                assert (answer.value, answer.tier.value) == (number + 1, "durable")
+            drawn = await attached.request(Tally.draw, "d")
+            assert (await attached.request(Tally.ask, "o")).value == 41
+            await attached.snapshot()
+            await attached.request(add, "b", 7)
+            after = await attached.request(counts)
+        for _ in range(2):
+            async with holdfast.open(kept_url) as rt:
+                attached = await attach(rt, engine)
+                again = await attached.request(counts)
+                assert again.value == {"a": 5, "d": drawn.value, "o": 41, "b": 7}
+                assert again.facts == after.facts and asked == [1]
+                assert only(attached).tail == 1
+
+    asyncio.run(run())
+
+
+def test_dice_fall_the_same_with_snapshots_and_without(kept_url: str) -> None:
+    """N2, C6. What is drawn depends on how many requests came before, on nothing else."""
+
+    async def drawn(name: str, every: int) -> list[Any]:
+        async with holdfast.open(kept_url) as rt:
+            attached = await rt.engines.attach("counts", TallyEngine(), cadence=SELDOM)
+            found = []
+            for number in range(6):
+                found.append((await attached.request(Tally.draw, "d", key=name)).value)
+                if every and number % every == every - 1:
+                    await attached.snapshot(name)
+                    await attached.evict(name)
+            return found
+
+    async def run() -> None:
+        from random import Random
+
+        from holdfast.core.engine import seed_of
+
+        for name, every in (("plain", 0), ("often", 1), ("some", 2)):
+            seeds = [seed_of(stream_of("counts", (name,)), before) for before in range(6)]
+            assert await drawn(name, every) == [Random(s).randrange(1_000_000) for s in seeds]
+
+    asyncio.run(run())
+
+
+def test_a_request_that_raises_did_nothing(store_url: str) -> None:
+    """N12. Whether the caller, the engine or the answer is at fault; later ones are not harmed."""
+
+    def raises(hands: Tally) -> None:
+        hands.add("a", 100)
+        raise LookupError("of the caller")
+
+    async def waits(hands: Tally) -> None:
+        hands.add("a", 100)
+
+    def answers_oddly(hands: Tally) -> object:
+        hands.add("a", 100)
+        return {1, 2}
+
+    def failing(work: Callable[..., Any]) -> Any:
+        return work
+
+    async def run() -> None:
+        async with holdfast.open(store_url) as rt:
+            attached = await attach(rt)
+            await attached.request(add, "a")
+            for work, error in (
+                (raises, LookupError),
+                (Tally.fail, EvaluationError),
+                (waits, InvalidValueError),
+                (answers_oddly, EncodeError),
+            ):
+                kept = asyncio.create_task(attached.request(add, "b"))
+                with pytest.raises(error):
+                    await attached.request(failing(work))
+                await kept
+                found = (await attached.request(counts)).value
+                assert found["a"] == 1 and "half" not in found
+            assert found["b"] == 4
+
+    with pytest.warns(RuntimeWarning, match="never awaited"):
+        asyncio.run(run())
+
+
+def test_a_request_of_an_id_is_done_once(kept_url: str) -> None:
+    """N7. Asked twice at once, later, and after a restart; each time the same answer."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt)
+            both = await asyncio.gather(*(attached.request(add, "a", id="r1") for _ in range(3)))
+            assert {answer.value for answer in both} == {1}
+            later = await attached.request(add, "a", id="r1")
+            assert (later.value, later.repeated) == (1, True)
+            await attached.request(add, "a", id="r2")
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt)
+            again = await attached.request(add, "a", id="r2")
+            assert (again.value, again.repeated, again.sequence) == (2, True, 3)
+            assert (await attached.request(counts)).value == {"a": 2}
+
+    asyncio.run(run())
+
+
+def test_many_requests_at_once_share_commits_and_keep_their_order(store_url: str) -> None:
+    """N12. From tasks and from threads; each sees what came before it, and the journal says so."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url) as rt:
+            attached = await attach(rt)
+            loop = asyncio.get_running_loop()
+
+            def in_thread() -> list[int]:
+                asked = attached.request(add, "a")
+                return [asyncio.run_coroutine_threadsafe(asked, loop).result().value]
+
+            tasks = [attached.request(add, "a") for _ in range(200)]
+            threads = [asyncio.to_thread(in_thread) for _ in range(20)]
+            found = await asyncio.gather(*tasks, *threads)
+            numbers = [one[0] if isinstance(one, list) else one.value for one in found]
+            assert sorted(numbers) == list(range(1, 221))
+            journal = await rt.history(STREAM).read(limit=1_000)
+            assert len(journal) == 221
+
+    asyncio.run(run())
+
+
+def test_buffered_requests_say_so_and_are_written_by_the_flush(kept_url: str) -> None:
+    """N8. Until then they can be lost, and status and answer say it; a flush is a barrier."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url, flush_interval=1e6) as rt:
+            attached = await attach(rt, tier=BUFFERED)
+            answer = await attached.request(add, "a")
+            assert answer.tier is BUFFERED and only(attached).unsaved == 2
+            async with holdfast.open(kept_url, read_only=True) as other:
+                assert await other.streams("holdfast/engine", reserved=True) == []
+            await rt.flush()
+            assert only(attached).unsaved == 0
+            await attached.request(add, "a")
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, tier=BUFFERED)
+            assert (await attached.request(counts)).value == {"a": 2}, "closing writes the rest"
+            with pytest.raises(InvalidValueError, match="keeps nothing"):
+                await rt.engines.attach("x", TallyEngine(), tier=EPHEMERAL)
+
+    asyncio.run(run())
+
+
+def test_two_runtimes_never_mix_their_requests(kept_url: str) -> None:
+    """X5, N2. Who is behind is told, loads anew and goes on from what the other did."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as one, holdfast.open(kept_url) as two:
+            here, there = await attach(one), await attach(two)
+            await there.request(counts)
+            await here.request(add, "a")
+            for attached, other in ((there, here), (here, there)):
+                with pytest.raises(EngineBehindError, match="repeat it"):
+                    await attached.request(add, "b")
+                await attached.request(add, "b")
+                assert (await attached.request(counts)).value["a"] == 1
+                assert other.name == "counts"
+            assert (await here.request(counts)).value == {"a": 1, "b": 2}
+
+    asyncio.run(run())
+
+
+def test_memories_come_and_go_by_key(kept_url: str) -> None:
+    """L13, N12. Few are loaded at a time; none sees another's; buffered ones are written first."""
+
+    async def run() -> None:
+        keys = [("tenant", "a/b"), ("tenant/a", "b"), ("tenant", "a", "b"), ("tenant/a/b",), ()]
+        for tier in (holdfast.DURABLE, BUFFERED):
+            async with holdfast.open(kept_url, flush_interval=1e6) as rt:
+                attached = await rt.engines.attach(
+                    f"counts {tier}", TallyEngine(), tier=tier, cadence=SELDOM, in_memory=2
+                )
+                for _ in range(3):
+                    for number, key in enumerate(keys):
+                        await attached.request(add, f"k{number}", key=key)
+                        assert len(list(attached.memories())) <= 2
+                for number, key in enumerate(keys):
+                    assert (await attached.request(counts, key=key)).value == {f"k{number}": 3}
+
+    asyncio.run(run())
+
+
+def test_other_rules_are_refused_or_migrated_by_what_was_declared(kept_url: str) -> None:
+    """N10. At attach, at the boot (not ready, and why), with a declared migration, hot."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt)
+            await attached.request(add, "a", 5)
+            await attached.request(add, "a", 6, key="k")
+        async with holdfast.open(kept_url) as rt:
+            with pytest.raises(RulesChangedError, match="made by rules tally 1, these are tally 2"):
+                await attach(rt, TallyEngine(2))
+            attached = await attach(rt)
+            assert (await attached.request(counts)).value == {"a": 5}
+        opening = holdfast.open(kept_url, engines={"counts": TallyEngine(2)}, wait_ready=False)
+        async with opening as rt:
+            with pytest.raises(NotReadyError, match="RulesChangedError") as refused:
+                await rt.ready()
+            assert isinstance(refused.value.__cause__, RulesChangedError)
+            assert not rt.health().ready and "tally 2" in rt.health().reason
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, TallyEngine(2), migrate=lambda counts: counts)
+            assert (await attached.request(counts)).value == {"a": 10}
+            assert (await attached.request(counts, key="k")).value == {"a": 12}
+            await attached.request(add, "b", 1)
+            await attached.reload(TallyEngine(3), migrate=lambda counts: counts[:1])
+            assert (await attached.request(counts)).value == {"a": 30}
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, TallyEngine(3))
+            assert (await attached.request(counts)).value == {"a": 30}
+
+    asyncio.run(run())
+
+
+def test_a_snapshot_that_would_lose_something_is_not_made(store_url: str) -> None:
+    """N3, N9, C4. What cannot be captured, or comes back as something else: the journal goes on."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url) as rt:
+            attached = await attach(rt)
+            with pytest.raises(NotCapturedError, match="nothing was done"):
+                await attached.snapshot()
+            await attached.request(add, "secret")
+            with pytest.raises(NotCapturedError, match="there is a secret"):
+                await attached.snapshot()
+            assert only(attached).reason == "there is a secret"
+            assert "there is a secret" in " ".join(rt.health().degraded)
+            forgetful = await rt.engines.attach("f", TallyEngine(forgets=1), cadence=SELDOM)
+            await forgetful.request(add, "a")
+            with pytest.raises(NotCapturedError, match="restoring it gave another one"):
+                await forgetful.snapshot()
+            assert (await forgetful.request(counts)).value == {"a": 1}
+            assert await rt.snapshots.latest(stream_of("f", ())) is None
+
+    asyncio.run(run())
+
+
+def test_requests_go_on_while_a_snapshot_is_made(store_url: str) -> None:
+    """N13, N9. What is done meanwhile is done to the copy too, before it takes over."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url) as rt:
+            attached = await attach(rt)
+            await attached.request(add, "a")
+            making = asyncio.create_task(attached.snapshot())
+            done = 0
+            while not making.done():
+                await attached.request(add, "a")
+                done += 1
+            assert await making >= 2 and done
+            assert (await attached.request(counts)).value == {"a": done + 1}
+            status = only(attached)
+            assert status.snapshot and status.tail <= done
+
+    asyncio.run(run())
+
+
+def test_a_damaged_snapshot_is_passed_over_and_the_journal_is_longer(kept_url: str) -> None:
+    """N9, N11, F7. The one before it, then the whole journal; each gives the same memory."""
+
+    async def run() -> None:
+        cadence = Cadence(requests=10**6, seconds=1e9, idle=1e9, on_close=False, journal=True)
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, cadence=cadence)
+            for _ in range(3):
+                for name in "abc":
+                    await attached.request(add, name)
+                await attached.snapshot()
+            await attached.request(add, "a")
+            expected = await attached.request(counts)
+            newest = only(attached).snapshot
+        for sequence in (newest, newest - 4, newest - 8, 0):
+            async with holdfast.open(kept_url) as rt:
+                attached = await attach(rt, cadence=cadence)
+                assert only(attached).snapshot in (sequence, newest), "the journal says rebase"
+                found = await attached.request(counts)
+                assert (found.value, found.facts) == (expected.value, expected.facts)
+            spoil(kept_url, sequence)
+
+    asyncio.run(run())
+
+
+def spoil(url: str, sequence: int) -> None:
+    """Damage the snapshot at a sequence, behind the store's back."""
+    if url.startswith("sqlite"):
+        import apsw
+
+        connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        connection.execute("UPDATE snapshot SET stored = x'00' WHERE sequence = ?", (sequence,))
+        connection.close()
+        return
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        statement = "UPDATE holdfast.snapshot SET stored = '\\x00' WHERE sequence = %s"
+        connection.execute(statement, (sequence,))
+
+
+def test_the_journal_is_trimmed_behind_the_oldest_snapshot_that_stays(kept_url: str) -> None:
+    """X9, N11. Bounded; with no snapshot left to use it fails closed and says what to do."""
+
+    async def run() -> None:
+        cadence = Cadence(requests=10**6, seconds=1e9, idle=1e9, on_close=False, kept=2)
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, cadence=cadence)
+            made = []
+            for number in range(4):
+                for name in "ab":
+                    await attached.request(add, name, id=f"{number}{name}")
+                made.append(await attached.snapshot())
+            info = await rt.history(STREAM).info()
+            assert info.first_sequence == made[-2] + 1
+            assert (await attached.request(add, "a", id="3a")).repeated
+            await attached.evict(())
+            kept = await attached.request(add, "a", id="3b")
+            gone = await attached.request(add, "a", id="0a")
+            assert kept.repeated and not gone.repeated
+        for sequence in made:
+            spoil(kept_url, sequence)
+        async with holdfast.open(kept_url) as rt:
+            with pytest.raises(EngineLostError, match="2 snapshots do not fit"):
+                await attach(rt, cadence=cadence)
+            assert "damaged" in " ".join(rt.health().degraded)
+
+    asyncio.run(run())
+
+
+def test_snapshots_are_made_when_they_are_due(store_url: str) -> None:
+    """X9. By requests, by age, when idle; with a clock that is set by hand."""
+
+    async def run() -> None:
+        clock = ManualClock()
+        cadence = Cadence(requests=5, seconds=100.0, idle=10.0, least=2)
+        async with holdfast.open(store_url, world=World(clock=clock), lease_ttl=1e6) as rt:
+            attached = await attach(rt, cadence=cadence)
+
+            async def snapshot_after(requests: int, seconds: float) -> int:
+                for _ in range(requests):
+                    await attached.request(add, "a")
+                clock.advance(seconds)
+                await attached.keep_up()
+                return only(attached).tail
+
+            assert await snapshot_after(4, 1.0) == 4
+            assert await snapshot_after(1, 1.0) == 0
+            assert await snapshot_after(1, 20.0) == 1, "one request is not worth it when idle"
+            assert await snapshot_after(1, 20.0) == 0
+            assert await snapshot_after(1, 99.0) == 1
+            assert await snapshot_after(0, 2.0) == 0
+
+    asyncio.run(run())
+
+
+def test_audit_and_memory_agree(store_url: str) -> None:
+    """N14. One event per request that changed something, none for those that looked or failed."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url) as rt:
+            attached = await attach(rt)
+            for key in ("x", "y"):
+                for count in (1, 2, 3):
+                    await attached.request(add, "a", count, key=key, id=f"{key}{count}")
+                await attached.request(counts, key=key)
+                with pytest.raises(EvaluationError):
+                    await attached.request(Tally.fail, key=key)
+                await attached.request(add, "a", 1, key=key, id=f"{key}1")
+            audit = [event.data for event in await rt.history("holdfast/audit/counts").read()]
+            assert [one["id"] for one in audit] == ["x1", "x2", "x3", "y1", "y2", "y3"]
+            for key in ("x", "y"):
+                mine = [one for one in audit if one["key"] == [key]]
+                now = await attached.request(counts, key=key)
+                assert mine[-1]["answer"] == now.value["a"] == 6
+                assert mine[-1]["facts"].hex() == now.facts
+
+    asyncio.run(run())
+
+
+def test_engines_of_the_opening_are_back_before_it_is_ready(kept_url: str) -> None:
+    """N6, X7, X8. With progress, and a section in the recovery report; requests wait for it."""
+
+    async def run() -> None:
+        engine = TallyEngine()
+        async with holdfast.open(kept_url, engines={"counts": engine}) as rt:
+            for _ in range(25):
+                await rt.engines["counts"].request(add, "a")
+            with pytest.raises(InvalidValueError, match="attached are: counts"):
+                rt.engines["other"]
+        opening = holdfast.open(kept_url, engines={"counts": engine}, wait_ready=False)
+        async with opening as rt:
+            with pytest.raises(NotReadyError):
+                await rt.engines["counts"].request(add, "a")
+            await rt.ready()
+            health = rt.health()
+            assert health.progress["engines"] == (26, 26)
+            assert health.report is not None
+            assert health.report.parts["engines"]["counts"]["redone"] == 25
+            assert (await rt.engines["counts"].request(counts)).value == {"a": 25}
+
+    asyncio.run(run())
