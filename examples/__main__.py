@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from examples.approval import lab as approval
+from examples.broker import lab as broker
 from examples.gateway import lab as gateway
 from examples.graph import lab as graph
 from examples.ingest import lab as ingest
@@ -42,13 +43,22 @@ def run_orders(seed: int | None, seconds: float) -> Found:
 
 def run_approval(seed: int | None, seconds: float) -> Found:
     """Kill the approval's workers at every place, on each store."""
+    return _on_each_store(lambda url: approval.trial(url, seed))
+
+
+def run_broker(seed: int | None, seconds: float) -> Found:
+    """Kill the broker while its clients keep asking, on each store."""
+    return _on_each_store(lambda url: broker.trial(url, seed))
+
+
+def _on_each_store(trial_on: Callable[[str], approval.Trial | broker.Trial]) -> Found:
     kills, troubles, done = 0, list[str](), list[str]()
-    with tempfile.TemporaryDirectory(prefix="approval-") as folder:
-        trials = [("sqlite", approval.trial(f"sqlite:///{folder}/store.db", seed))]
+    with tempfile.TemporaryDirectory(prefix="example-") as folder:
+        trials = [("sqlite", trial_on(f"sqlite:///{folder}/store.db"))]
         try:
             with PostgresServer() as server:
                 server.start()
-                trials.append(("postgresql", approval.trial(server.url, seed)))
+                trials.append(("postgresql", trial_on(server.url)))
         except PostgresUnavailableError as error:
             done.append(f"postgresql cannot be had: {error}")
     for store, trial in trials:
@@ -80,6 +90,7 @@ def run_graph(seed: int | None, seconds: float) -> Found:
 
 EXAMPLES: Mapping[str, Callable[[int | None, float], Found]] = {
     "approval": run_approval,
+    "broker": run_broker,
     "gateway": run_gateway,
     "graph": run_graph,
     "ingest": run_ingest,

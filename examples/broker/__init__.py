@@ -1,0 +1,1 @@
+"""A policy broker: rules that remember what each session has seen, whatever happens to it."""
