@@ -51,10 +51,10 @@ class Head(msgspec.Struct, frozen=True):
 def capture(memory: "ClipsMemory") -> Iterator[Any]:
     """Give the state: a head, then facts in the order of their indices."""
     _check(memory)
-    facts = sorted(memory.facts.items())
+    facts = sorted(memory.facts.by_index.items())
     head = Head(
         len(facts),
-        memory.next,
+        memory.facts.next,
         lib.GetStrategy(memory.raw),
         lib.GetSalienceEvaluation(memory.raw),
         bool(lib.GetFactDuplication(memory.raw)),
@@ -79,9 +79,13 @@ def _check(memory: "ClipsMemory") -> None:
     if lib.GetNextInstance(memory.raw, ffi.NULL) != ffi.NULL:
         raise NotCapturedError(reason="there are objects")
     _check_list(memory)
-    for index, held in memory.facts.items():
+    for index, held in memory.facts.by_index.items():
         for value in _members(held.values):
-            if isinstance(value, list) and value[0] == "f" and value[1] not in memory.facts:
+            if (
+                isinstance(value, list)
+                and value[0] == "f"
+                and value[1] not in memory.facts.by_index
+            ):
                 raise NotCapturedError(
                     reason=f"fact {index} names fact {value[1]}, which was retracted"
                 )
@@ -94,7 +98,7 @@ def _check_list(memory: "ClipsMemory") -> None:
     while fact != ffi.NULL:
         listed.append(lib.FactIndex(fact))
         fact = lib.GetNextFact(memory.raw, fact)
-    if listed != sorted(memory.facts):
+    if listed != sorted(memory.facts.by_index):
         raise NotCapturedError(reason="the engine lists other facts than it holds")
 
 
@@ -183,7 +187,7 @@ def restore(memory: "ClipsMemory", part: Any) -> None:
         else:
             _take(memory, part)
         head = memory.coming
-        if head is not None and len(memory.facts) >= head.facts:
+        if head is not None and len(memory.facts.by_index) >= head.facts:
             _finish(memory, head)
     except (msgspec.ValidationError, LookupError, TypeError, ValueError) as error:
         raise NotRestoredError(reason=f"not a part of a state: {error}") from error
@@ -222,11 +226,11 @@ def _take(memory: "ClipsMemory", part: Any) -> None:
 
 def _burn(memory: "ClipsMemory", until: int) -> None:
     """Use up indices, so that the next fact gets this one."""
-    gap = until - memory.next
+    gap = until - memory.facts.next
     if gap > 0:
         lib.Eval(memory.raw, b"(holdfast-burn %d)" % gap, ffi.new("CLIPSValue *"))
         memory.note()
-        memory.next = until
+        memory.facts.next = until
 
 
 def _finish(memory: "ClipsMemory", head: Head) -> None:

@@ -107,7 +107,8 @@ class Hands:
     def facts(self, template: str | None = None, **slots: Any) -> list[Fact]:
         """Return facts in the order of their indices: of a template, with these values."""
         memory = self._memory
-        some = memory.facts if template is None else memory.by_template.get(template, ())
+        held = memory.facts
+        some = held.by_index if template is None else held.by_template.get(template, ())
         found = (memory.shown(index) for index in sorted(some))
         wanted = slots.items()
         return [fact for fact in found if all(fact.values.get(s) == v for s, v in wanted)]

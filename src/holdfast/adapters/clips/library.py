@@ -40,12 +40,16 @@ class Listener(Protocol):
     Who hears what happens in one engine.
 
     Attributes:
-        fired: lines `rule: f-1,f-2`, in order, since somebody cleared them.
+        fired: lines `rule: f-1,f-2`, in order, since `begin`.
         supported: facts that live by the facts a rule found, by index.
     """
 
     fired: list[str]
     supported: set[int]
+
+    def begin(self) -> None:
+        """Forget what fired before."""
+        ...
 
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return the facts that came or were replaced, by index, and the indices that went."""
@@ -108,14 +112,16 @@ class Hearing:
         self.supported: set[int] = set()
         self._came: dict[int, Any] = {}
         self._gone: set[int] = set()
+        self._firing: list[str] = []
         came, gone, fired, supported = self._came, self._gone, self.fired, self.supported
+        firing = self._firing
         builder = environment_builder(env._env, "string")
 
         def asserted(_env: Any, fact: Any, _context: Any) -> None:
             pointer = ffi.cast("Fact *", int(abi.cast("uintptr_t", fact)))
             index = lib.FactIndex(pointer)
             came[index] = pointer
-            if supporting and fired and _rule(fired[-1]) in supporting:
+            if firing and _rule(firing[0]) in supporting:
                 supported.add(index)
 
         def retracted(_env: Any, fact: Any, _context: Any) -> None:
@@ -129,6 +135,7 @@ class Hearing:
             pointer = ffi.cast("Activation *", int(abi.cast("uintptr_t", activation)))
             lib.ActivationPPForm(pointer, builder)
             fired.append(ffi.string(builder.contents).decode(errors="replace").split(None, 1)[1])
+            firing[:] = fired[-1:]
 
         shape = "void(void *, void *, void *)"
         # Kept as long as the engine may call them.
@@ -137,8 +144,13 @@ class Hearing:
         for name, callback in zip(_ADDED, self._callbacks, strict=True):
             getattr(self._library, f"Add{name}")(self._address, _HEARD_BY, callback, 0, abi.NULL)
 
+    def begin(self) -> None:
+        """Forget what fired before."""
+        self.fired.clear()
+
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return what came, by index, and what went, since the last call."""
+        self._firing.clear()  # The operation is over: what is asserted now is nobody's.
         came, gone = dict(self._came), set(self._gone)
         self._came.clear()
         self._gone.clear()
@@ -167,6 +179,11 @@ class Looking:
         self._told = 0
         env.add_router(_Trace(self.fired))
         lib.Eval(env._env, b"(watch rules)", ffi.new("CLIPSValue *"))
+
+    def begin(self) -> None:
+        """Forget what fired before."""
+        self.fired.clear()
+        self._told = 0
 
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return all facts as if they came anew, and all that were there."""

@@ -20,6 +20,7 @@ from clips._clips import ffi, lib
 from clips.common import CLIPSError, environment_builder
 
 from holdfast.adapters.clips.capture import Head, activations, capture, in_each, restore
+from holdfast.adapters.clips.facts import DIGEST_BYTES, Facts
 from holdfast.adapters.clips.hands import Hands
 from holdfast.adapters.clips.library import Listener, listener
 from holdfast.adapters.clips.rules import Rules
@@ -29,7 +30,6 @@ from holdfast.adapters.clips.values import (
     decoded,
     encoded,
     read,
-    read_slot,
     write,
 )
 from holdfast.adapters.clips.voices import Function, Outlet, Voices
@@ -39,30 +39,10 @@ from holdfast.core.engine import Request
 from holdfast.core.errors import HoldfastError, InvalidValueError
 from holdfast.core.refusal import EvaluationError, NotRestoredError, RulesRefusedError
 
-_DIGEST_BYTES: Final = 16
-_WHOLE: Final = 1 << (8 * _DIGEST_BYTES)
 _ASSERTING: Final = (
     "(deffunction {name} ($?v) (bind ?f (assert ({relation} $?v))) "
     "(if ?f then (fact-index ?f) else -1))"
 )
-_pack = msgspec.msgpack.Encoder().encode
-
-
-class Held(msgspec.Struct, gc=False):
-    """
-    A fact that is there.
-
-    Attributes:
-        address: its `Fact *`.
-        template: its name.
-        values: of its slots, as they are kept.
-        digest: of template and values.
-    """
-
-    address: Any
-    template: str
-    values: list[Any]
-    digest: int
 
 
 class ClipsMemory:
@@ -71,9 +51,7 @@ class ClipsMemory:
 
     Attributes:
         env: clipspy's environment.
-        facts: what is there, by index.
-        by_template: indices of the facts of a template.
-        next: index that the next fact gets.
+        facts: what is there.
         deadlines: of facts that end by themselves, by index.
         voices: functions that rules call.
         listener: who hears what happens.
@@ -99,18 +77,13 @@ class ClipsMemory:
         self.voices = Voices(output)
         self.env.add_router(Outlet(self.voices))
         self.listener: Listener = listener(self.env, rules.supporting)
-        self.facts: dict[int, Held] = {}
-        self.by_template: dict[str, set[int]] = {}
-        self.next = 1
+        self.facts = Facts(self.listener)
         self.deadlines: dict[int, Deadline] = {}
         self.hands = Hands(self)
         self._ttl = ttl
-        self._total = 0
-        self._templates: dict[int, tuple[str, list[bytes] | None]] = {}
         self._relations: set[str] = set()
         self._operations: list[Any] = []
         self._now: tuple[StoreTime, float] = (StoreTime("", 0.0), 0.0)
-        self._box: Any = ffi.new("CLIPSValue *")
         self.coming: Head | None = None
         self._is_raw = True
         self._is_closed = False
@@ -162,7 +135,7 @@ class ClipsMemory:
 
     def _wake(self, seed: int) -> None:
         self._operations = []
-        self.listener.fired.clear()
+        self.listener.begin()
         self.listener.seed(seed)
         if self._is_raw:
             self._is_raw = False
@@ -174,7 +147,7 @@ class ClipsMemory:
         result = self._execute(operation)
         self._operations.append(operation)
         for index in self.note():
-            seconds = self._ttl.get(self.facts[index].template)
+            seconds = self._ttl.get(self.facts.get(index).template)
             if seconds is not None and operation[0] != "t":
                 self.do(["t", index, self.deadline(seconds)])
         return result
@@ -196,9 +169,8 @@ class ClipsMemory:
 
     def _request(self) -> Request:
         fired = self.listener.fired
-        trace = blake2b("\n".join(fired).encode(), digest_size=_DIGEST_BYTES).digest()
-        facts = self._total.to_bytes(_DIGEST_BYTES, "big")
-        return Request(self._operations, self.voices.heard, len(fired), trace, facts)
+        trace = blake2b("\n".join(fired).encode(), digest_size=DIGEST_BYTES).digest()
+        return Request(self._operations, self.voices.heard, len(fired), trace, self.facts.digest)
 
     def redo(self, request: Request, seed: int) -> Request:
         """
@@ -227,7 +199,6 @@ class ClipsMemory:
             self._is_closed = True
             self.listener.close()
             self.facts.clear()
-            self.by_template.clear()
 
     def __del__(self) -> None:
         """Let go of the engine also if nobody said so."""
@@ -270,18 +241,23 @@ class ClipsMemory:
         for value in values:
             lib.FCBAppend(builder, self.value(value))
         box = ffi.new("CLIPSValue *")
-        if lib.FCBCall(builder, name.encode(), box) != lib.FCBE_NO_ERROR:
+        code = lib.FCBCall(builder, name.encode(), box)
+        if code != lib.FCBE_NO_ERROR or self.voices.failure:
             self.voices.fail(f"({relation} ...) could not be asserted")
             raise EvaluationError(reason=self.voices.failure)
         return int(read(box, relation))
 
     def _asserting(self, relation: str) -> str:
         """Return the function that asserts facts of a relation; CLIPS has no builder for them."""
-        name = f"holdfast-assert-{relation}"
+        module, mark, bare = relation.rpartition("::")
+        name = f"{module}{mark}holdfast-assert-{bare}"
         if name not in self._relations:
-            text = _ASSERTING.format(name=name, relation=relation)
-            if lib.Build(self.raw, text.encode()) != lib.BE_NO_ERROR:
-                self.voices.failure = ""
+            current = lib.GetCurrentModule(self.raw)
+            text = _ASSERTING.format(name=name, relation=bare)
+            code = lib.Build(self.raw, text.encode())
+            lib.SetCurrentModule(self.raw, current)
+            if code != lib.BE_NO_ERROR:
+                self.voices.forgive()
                 raise InvalidValueError(
                     what=f"relation {relation!r}", reason="is a template; give its slots by name"
                 )
@@ -293,21 +269,21 @@ class ClipsMemory:
         return self._asserted(fact, "the text")
 
     def _do_retract(self, index: int) -> None:
-        if lib.Retract(self.held(index).address) != lib.RE_NO_ERROR:
+        if lib.Retract(self.facts.get(index).address) != lib.RE_NO_ERROR:
             self.voices.fail(f"fact {index} could not be retracted")
             raise EvaluationError(reason=self.voices.failure)
 
     def _do_expire(self, index: int) -> None:
-        if index in self.facts:
+        if index in self.facts.by_index:
             self._do_retract(index)
         self.deadlines.pop(index, None)
 
     def _do_limit(self, index: int, deadline: list[Any]) -> None:
-        self.held(index)
+        self.facts.get(index)
         self.deadlines[index] = Deadline(*deadline)
 
     def _do_modify(self, index: int, slots: dict[str, Any]) -> int:
-        held = self.held(index)
+        held = self.facts.get(index)
         # One per operation: it holds on to its fact, also when rules have retracted that.
         modifier = lib.CreateFactModifier(self.raw, held.address)
         if modifier == ffi.NULL:
@@ -334,7 +310,7 @@ class ClipsMemory:
         lib.Reset(self.raw)
         self.deadlines.clear()
         self.listener.supported.clear()
-        self.next = 1
+        self.facts.next = 1
 
     def _do_eval(self, text: str) -> Any:
         box = ffi.new("CLIPSValue *")
@@ -363,24 +339,12 @@ class ClipsMemory:
 
     # Facts.
 
-    def held(self, index: int) -> Held:
-        """
-        Return a fact that is there.
-
-        Raises:
-            InvalidValueError: it is not.
-        """
-        found = self.facts.get(index)
-        if found is None:
-            raise InvalidValueError(what=f"fact {index}", reason="is not there, or no more")
-        return found
-
     def value(self, kept: Any) -> Any:
         """Return a value in a box that the engine takes."""
         return write(self.raw, kept, self._address, ffi.new("CLIPSValue *"))
 
     def _address(self, index: int) -> Any:
-        return self.held(index).address
+        return self.facts.get(index).address
 
     def module(self, name: str) -> Any:
         """
@@ -396,56 +360,14 @@ class ClipsMemory:
 
     def note(self) -> list[int]:
         """Take over what the engine changed; return the facts that are new."""
-        came, gone = self.listener.changes()
+        new, gone = self.facts.note()
         for index in gone:
-            held = self.facts.pop(index, None)
-            if held is not None:
-                self._total = (self._total - held.digest) % _WHOLE
-                self.by_template[held.template].discard(index)
-            if index not in came:
-                self.deadlines.pop(index, None)
-        for index, address in came.items():
-            held = self.facts[index] = self.look(index, address)
-            self._total = (self._total + held.digest) % _WHOLE
-            self.by_template.setdefault(held.template, set()).add(index)
-            self.next = max(self.next, index + 1)
-        return sorted(came.keys() - gone)
-
-    def look(self, index: int, address: Any) -> Held:
-        """Read a fact."""
-        template, slots = self._template(lib.FactDeftemplate(address))
-        where = f"fact {index} ({template})"
-        if slots is None:
-            values = [read_slot(address, None, self._box, where)]
-        else:
-            values = [read_slot(address, slot, self._box, where) for slot in slots]
-        digest = blake2b(_pack((template, values)), digest_size=_DIGEST_BYTES).digest()
-        return Held(address, template, values, int.from_bytes(digest, "big"))
-
-    def _template(self, address: Any) -> tuple[str, list[bytes] | None]:
-        number = int(ffi.cast("uintptr_t", address))
-        found = self._templates.get(number)
-        if found is None:
-            name = ffi.string(lib.DeftemplateName(address)).decode()
-            module = ffi.string(lib.DeftemplateModule(address)).decode()
-            slots = None if lib.ImpliedDeftemplate(address) else self._slots(address)
-            name = name if module == "MAIN" else f"{module}::{name}"
-            found = self._templates[number] = (name, slots)
-        return found
-
-    def _slots(self, template: Any) -> list[bytes]:
-        box = ffi.new("CLIPSValue *")
-        lib.DeftemplateSlotNames(template, box)
-        return [item[1].encode() for item in read(box, "slots")[1]]
+            self.deadlines.pop(index, None)
+        return new
 
     def shown(self, index: int) -> Fact:
         """Return a fact as a caller sees it."""
-        held = self.held(index)
-        slots = self._template(lib.FactDeftemplate(held.address))[1]
-        names = [""] if slots is None else [slot.decode() for slot in slots]
-        values = [decoded(value) for value in held.values]
-        by_slot = dict(zip(names, values, strict=True))
-        return Fact(index, held.template, by_slot, self.deadlines.get(index))
+        return self.facts.shown(index, self.deadlines.get(index))
 
     def put(self, template: str, values: list[Any]) -> int:
         """Assert a fact by its values as they are kept, in the order of its slots."""
@@ -457,17 +379,17 @@ class ClipsMemory:
 
     def _named_slots(self, template: str) -> list[bytes] | None:
         found = lib.FindDeftemplate(self.raw, template.encode())
-        return None if found == ffi.NULL else self._template(found)[1]
+        return None if found == ffi.NULL else self.facts.template(found)[1]
 
     # Other rules.
 
     def contents(self) -> list[Fact]:
         """Return the facts, in the order of their indices."""
-        return [self.shown(index) for index in sorted(self.facts)]
+        return [self.shown(index) for index in sorted(self.facts.by_index)]
 
     def take(self, contents: list[Fact]) -> None:
         """Assert facts of other rules; those of these rules alone are not among them."""
-        for index in sorted(self.facts):
+        for index in sorted(self.facts.by_index):
             self.do(["r", index])
         for fact in contents:
             slots = {slot: encoded(value, f"slot {slot}") for slot, value in fact.values.items()}

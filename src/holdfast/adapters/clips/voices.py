@@ -26,28 +26,43 @@ class Voices:
 
     Attributes:
         heard: what functions answered in this request, in order.
-        failure: what went wrong while rules were evaluated, in words; empty if nothing did.
     """
 
     def __init__(self, output: Callable[[str], None]) -> None:
         """Take who gets what rules print."""
         self.heard: list[Any] = []
-        self.failure = ""
+        self._reason = ""
+        self._errors: list[str] = []
         self._told: list[Any] | None = None
         self._silent = ""
         self._output = output
 
     def live(self) -> None:
         """Call functions, and keep what they answer."""
-        self.heard, self.failure, self._told, self._silent = [], "", None, ""
+        self._begin(None, "")
 
     def replay(self, told: list[Any]) -> None:
         """Give these answers, in order, and call nothing."""
-        self.heard, self.failure, self._told, self._silent = [], "", list(told), ""
+        self._begin(list(told), "")
 
     def silence(self, reason: str) -> None:
         """Refuse every call, for this reason."""
-        self.heard, self.failure, self._told, self._silent = [], "", [], reason
+        self._begin([], reason)
+
+    def _begin(self, told: list[Any] | None, silent: str) -> None:
+        self.heard, self._told, self._silent = [], told, silent
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Forget what went wrong: whoever did it says so himself."""
+        self._reason, self._errors = "", []
+
+    @property
+    def failure(self) -> str:
+        """What went wrong while rules were evaluated, in words; empty if nothing did."""
+        if self._reason or not self._errors:
+            return self._reason
+        return " ".join("".join(self._errors).split())[:200] or "an error without words"
 
     @property
     def left(self) -> int:
@@ -61,7 +76,7 @@ class Voices:
             try:
                 answer = self._answer(name, function, arguments)
             except Exception as error:
-                self.fail(f"function {name} raised {type(error).__name__}")
+                self.fail(self._silent or f"function {name} raised {type(error).__name__}")
                 raise
             self.heard.append(answer)
             return decoded(answer)
@@ -72,17 +87,17 @@ class Voices:
         if self._told is None:
             return encoded(function(*arguments), name)
         if not self._told:
-            raise _UnheardError(self._silent or f"nothing was heard of {name}")
+            raise _UnheardError(f"nothing was heard of {name}")
         return self._told.pop(0)
 
     def fail(self, reason: str) -> None:
         """Note what went wrong; the first reason stays."""
-        self.failure = self.failure or reason
+        self._reason = self.failure or reason
 
     def printed(self, name: str, message: str) -> None:
         """Take what rules print; nothing is printed again in a replay."""
         if name in _ERRORS:
-            self.fail(" ".join(message.split())[:200] or "an error without words")
+            self._errors.append(message)
         elif self._told is None:
             self._output(message)
 
