@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.append import LOADS, append
+from bench.engines import engine, engine_buffered, engine_replay, engine_snapshot, verdicts
 from bench.follow import follow, read
 from bench.loop import stall
 from bench.measure import Result
@@ -33,6 +34,10 @@ ROWS: dict[str, Row] = {
     "replay": replay,
     "recovery": recovery,
     "inflight": inflight,
+    "engine": engine,
+    "engine_buffered": engine_buffered,
+    "engine_snapshot": engine_snapshot,
+    "engine_replay": engine_replay,
     "growth": growth,
     "memory": memory,
     "import": import_time,
@@ -100,6 +105,8 @@ def main() -> None:
     results = measure(given.folder, given.only, tuple(given.store or STORES), plan, missing)
     write(given.report, results)
     show(results)
+    for verdict in verdicts(results):
+        print(verdict)
     if missing:
         sys.exit("\n".join(f"NOT MEASURED  {what}" for what in missing))
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from bench.__main__ import ROWS, main, measure
 from bench.append import data_of
+from bench.engines import BARS as ENGINE_BARS
+from bench.engines import verdicts
 from bench.measure import Result
 from bench.pair import OURS, Side, home
 from bench.peer import REQUIREMENT, PeerMissingError, python_of_peer
@@ -125,6 +127,37 @@ def test_rows_of_runs_name_each_form_of_the_peer_and_the_cpu_of_both(tmp_path: P
     assert all(one.cpu_us and one.against_cpu_us for one in shown.values())
     assert str(shown["dbos"].note).endswith("theirs with journal_mode=delete synchronous=2")
     assert str(shown["dbos_wal"].note).endswith("theirs with journal_mode=wal synchronous=2")
+
+
+def test_rows_of_engines_name_both_ways_without_a_journal_and_the_cpu_of_each(
+    tmp_path: Path,
+) -> None:
+    lines = measure(tmp_path, ["engine", "engine_replay"], ("sqlite",), SHORT)
+    shown = {(one.name, one.against): one for one in lines}
+    assert set(shown) == {
+        ("engine", "plain"),
+        ("engine", "reassert"),
+        ("engine_replay", "plain"),
+        ("engine_replay_operations", "plain"),
+    }
+    assert all(one.cpu_us and one.against_cpu_us for one in lines)
+    assert [line.split()[-1] for line in verdicts(lines)] == [
+        f"{shown['engine', 'plain'].ratio:.2f}"
+    ]
+    assert all(bar.name.startswith(tuple(ROWS)) for bar in ENGINE_BARS)
+
+
+def test_snapshots_are_measured_up_to_the_size_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_FACTS", "1000")
+    lines = measure(tmp_path, ["engine_snapshot"], ("sqlite",), SHORT)
+    assert [one.name for one in lines] == [
+        "engine_snapshot_1000",
+        "engine_snapshot_bytes_1000",
+        "engine_snapshot_held_1000",
+        "engine_snapshot_restore_1000",
+    ]
 
 
 def test_a_side_that_ends_says_why(tmp_path: Path) -> None:
