@@ -26,7 +26,11 @@ from tests.lab.crew import Done
 from tests.lab.layers import Outcome, Wish
 from tests.lab.mistakes import SEEDS_TO_REACH
 
-COUNTED = ("images", "cuts", "calls", "kills", "seeds", "schedules", "damages", "nouns", "runs")
+COUNTED = (
+    *("images", "cuts", "calls", "kills", "seeds", "schedules", "damages"),
+    *("nouns", "runs", "engines"),
+)
+ENGINES = 1_000
 CUTS = 2_000
 FULL = Wish(seed=0)
 # What a layer is to reach in a night.
@@ -35,6 +39,7 @@ GOALS: Mapping[str, tuple[str, int]] = {
     "simulation": ("seeds", 1_000_000),
     "kills": ("kills", 200_000),
     "damages": ("damages", 200_000),
+    "engines": ("engines", 100_000),
 }
 ROOT = Path(__file__).parents[2]
 _FAILURES_SHOWN = 20
@@ -124,6 +129,7 @@ def figures(run: Run) -> Iterator[Figure]:
         "kills": ("kills", wish.kills),
         "seeds": ("simulation", wish.simulations),
         "damages": ("damages", wish.damages),
+        "engines": ("engines", ENGINES if wish.kills >= FULL.kills else 0),
     }
     for what, (layer, least) in wanted.items():
         if layer in run.layers and least:

@@ -42,6 +42,10 @@ POINTS: Final = (
     "run.step_started",
     "run.step_recorded",
     "run.ended",
+    "engine.performed",
+    "engine.captured",
+    "engine.rebased",
+    "engine.restored",
     "close.checkpointed",
     "close.released",
 )

@@ -8,6 +8,7 @@ process can run it, and returns an `Outcome`. What a machine does not allow is i
 from collections.abc import Mapping
 
 from tests.lab.layers.disk import damages, errors, replay_damage, replay_error
+from tests.lab.layers.engines import engines
 from tests.lab.layers.nouns import nouns
 from tests.lab.layers.order import model, replay_seed, schedules, simulation
 from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
@@ -38,6 +39,7 @@ LAYERS: Mapping[str, Layer] = {
     "schedules": Layer(schedules, seconds=8),
     "nouns": Layer(nouns, seconds=12, share=10),
     "runs": Layer(runs, seconds=12, share=10),
+    "engines": Layer(engines, seconds=12, share=10),
     "storms": Layer(storms, seconds=25, share=5),
     "races": Layer(races, seconds=80),
     "calls": Layer(calls, seconds=6, share=5),

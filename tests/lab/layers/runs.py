@@ -1,25 +1,20 @@
 """The layer of runs and pipelines: their program in the users' crash lab, and at every point."""
 
 import io
-import json
-import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import partial
 from random import Random
-from typing import Any, Final
+from typing import Final
 
 from holdfast.testing.crashlab import crashlab
-from holdfast.testing.disk.images import Scratch
-from holdfast.testing.process.kills import Forks
 from holdfast.testing.server import PostgresServer
-from holdfast.testing.trials.cases import Application, Cases
 from holdfast.testing.trials.report import Report
+from tests.lab.layers.hurt import Hurt
 from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.outcomes import invariant
 from tests.lab.runs import work
-from tests.lab.traced import ROOT
 
 _KILLS_PER_JOB, _KILLS_ON_POSTGRES = 20, 5
 _IMAGES_PER_JOB, _ERRORS_PER_JOB = 30, 15
@@ -27,7 +22,6 @@ _POINTS_PER_JOB, _DAMAGES_PER_JOB = 20, 8
 _IN_A_ROW = 8
 # The number of cases is the limit, not the time; a process that hangs is given up after that.
 _SECONDS = 1_200.0
-_HANGS = 30.0
 # Where a kill of a run hurts; each time one of them is reached is a place to be killed at.
 POINTS: Final = (
     "ledger.begun",
@@ -45,7 +39,6 @@ SOMETIMES: Final = (
     "a run that crashed too often was paused",
     "an event of a run under way was damaged",
 )
-Strike = Mapping[str, Any]
 
 
 def runs(wish: Wish) -> Iterator[Job]:
@@ -76,7 +69,7 @@ def on_postgres(seed: int, kills: int) -> Outcome:
 
 def strike(seed: int, kills: int) -> Outcome:
     """Kill at each point of runs, in turn, and again while it goes on; some of them in a row."""
-    rng, hurt = Random(f"runs/{seed}"), _Hurt(seed, "work")
+    rng, hurt = Random(f"runs/{seed}"), _hurt(seed, "work")
     with hurt:
         places = hurt.places()
         in_a_row = [{"point": "run.dispatched", "nth": 1}] * _IN_A_ROW
@@ -97,7 +90,7 @@ def decay(seed: int, damages: int) -> Outcome:
     outcome = Outcome()
     # A seed damages one event; each has a program of its own.
     for number in range(damages):
-        hurt = _Hurt(seed + number, "work_on_damaged")
+        hurt = _hurt(seed + number, "work_on_damaged")
         with hurt:
             point = rng.choice(("run.dispatched", "run.step_recorded", "commit.answered"))
             hurt.kill([{"point": point, "nth": rng.randint(2, 8)}])
@@ -105,62 +98,8 @@ def decay(seed: int, damages: int) -> Outcome:
     return outcome
 
 
-class _Hurt:
-    """The program, hurt at chosen places; every case counts, every failure names its replay."""
-
-    def __init__(self, seed: int, work: str) -> None:
-        self._program = Application(
-            work=f"tests.lab.runs:{work}",
-            invariant="tests.lab.outcomes:invariant",
-            seed=seed,
-            limit=_HANGS,
-        )
-        self._found = Outcome()
-        self._struck: Counter[str] = Counter()
-        self._homes = Scratch()
-        self._forks = Forks([str(ROOT)])
-
-    def __enter__(self) -> "_Hurt":
-        homes = self._homes.__enter__()
-        self._cases = Cases(self._program, self._forks, homes)
-        return self
-
-    def __exit__(self, *how: Any) -> None:
-        self._forks.close()
-        self._homes.__exit__(*how)
-
-    def places(self) -> Mapping[str, int]:
-        """Return how often each point is reached by a program that nobody hurts."""
-        trouble, found = self._cases.rehearse()
-        assert trouble is None, trouble
-        return found.points
-
-    def kill(self, strikes: Sequence[Strike]) -> None:
-        """Kill there, and where it goes on after that."""
-        before = self._cases.killed
-        trouble = self._cases.kill(strikes)
-        self._found.counts["runs"] += self._cases.killed - before
-        self._struck[strikes[0]["point"]] += 1
-        if trouble is not None:
-            it = self._program
-            words = ["python", "-m", "holdfast.testing.crashlab", it.work, it.invariant]
-            words += ["--seed", str(it.seed)]
-            for one in strikes:
-                words += ["--kill", json.dumps(one)]
-            place = " then ".join(f"{one['point']} number {one['nth']}" for one in strikes)
-            said = f"killed at {place}: {trouble.what}; replay: {shlex.join(words)}"
-            self._found.failures.append(said)
-            lost = "the invariant does not hold" in trouble.what
-            self._found.lost += lost
-            self._found.unnoticed += not lost
-
-    def outcome(self) -> Outcome:
-        """Return what was found."""
-        found = self._found
-        found.reached.update({f"runs: {what}": 0 for what in SOMETIMES})
-        found.reached.update({f"runs: {what}": n for what, n in self._cases.sometimes.items()})
-        found.reached.update({f"runs: killed at {point}": n for point, n in self._struck.items()})
-        return found
+def _hurt(seed: int, work: str) -> Hurt:
+    return Hurt("runs", f"tests.lab.runs:{work}", "tests.lab.outcomes:invariant", seed, SOMETIMES)
 
 
 def _run(seed: int, kills: int, images: int, errors: int, store: str = "") -> Report:

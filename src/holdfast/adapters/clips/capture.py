@@ -59,10 +59,10 @@ def capture(memory: "ClipsMemory") -> Iterator[Any]:
         lib.GetSalienceEvaluation(memory.raw),
         bool(lib.GetFactDuplication(memory.raw)),
         _name(lib.GetCurrentModule(memory.raw)),
-        _focus(memory),
-        _globals(memory),
+        focus_of(memory),
+        globals_of(memory),
         sorted(memory.deadlines.items()),
-        _agenda(memory),
+        agenda_of(memory),
     )
     yield codec.decode(msgspec.msgpack.encode(head))
     for start in range(0, len(facts), PART_FACTS):
@@ -120,13 +120,13 @@ def _modules(memory: "ClipsMemory") -> Iterator[Any]:
         module = lib.GetNextDefmodule(memory.raw, module)
 
 
-def _focus(memory: "ClipsMemory") -> list[str]:
+def focus_of(memory: "ClipsMemory") -> list[str]:
     box = ffi.new("CLIPSValue *")
     lib.Eval(memory.raw, b"(get-focus-stack)", box)
     return [item[1] for item in read(box, "focus")[1]]
 
 
-def _globals(memory: "ClipsMemory") -> list[tuple[str, Any]]:
+def globals_of(memory: "ClipsMemory") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     box = ffi.new("CLIPSValue *")
     for module in in_each(memory):
@@ -150,7 +150,7 @@ def in_each(memory: "ClipsMemory") -> Iterator[Any]:
         lib.SetCurrentModule(memory.raw, current)
 
 
-def _agenda(memory: "ClipsMemory") -> list[tuple[str, list[str]]]:
+def agenda_of(memory: "ClipsMemory") -> list[tuple[str, list[str]]]:
     """Return what is pending, by module, in order, in the engine's own words."""
     found: list[tuple[str, list[str]]] = []
     for module in in_each(memory):

@@ -26,8 +26,8 @@ class Hands:
     """Works on one memory, within one request."""
 
     def __init__(self, memory: "ClipsMemory") -> None:
-        """Take the memory."""
-        self._memory = memory
+        """Take the memory; it is the engine's side, and changing it there is not kept."""
+        self.memory = memory
 
     def assert_fact(
         self, template: str, /, *values: Any, ttl: float | None = None, **slots: Any
@@ -48,23 +48,23 @@ class Hands:
         """
         if slots or template in self._templates():
             kept = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
-            index = self._memory.do(["a", template, kept])
+            index = self.memory.do(["a", template, kept])
         else:
             if _RELATION.fullmatch(template) is None:
                 raise InvalidValueError(what=f"relation {template!r}", reason="is not a plain word")
             ordered = [encoded(value, f"value {at}") for at, value in enumerate(values)]
-            index = self._memory.do(["o", template, ordered])
+            index = self.memory.do(["o", template, ordered])
         if ttl is not None:
-            self._memory.do(["t", index, self._memory.deadline(ttl)])
-        return self._memory.shown(index)
+            self.memory.do(["t", index, self.memory.deadline(ttl)])
+        return self.memory.shown(index)
 
     def _templates(self) -> frozenset[str]:
-        return self._memory.rules.templates
+        return self.memory.rules.templates
 
     def assert_string(self, text: str) -> Fact:
         """Assert a fact written as CLIPS writes it."""
         check_expression(text)
-        return self._memory.shown(self._memory.do(["as", text]))
+        return self.memory.shown(self.memory.do(["as", text]))
 
     def retract(self, fact: Fact | int) -> None:
         """
@@ -73,12 +73,12 @@ class Hands:
         Raises:
             InvalidValueError: it is not there.
         """
-        self._memory.do(["r", _index(fact)])
+        self.memory.do(["r", _index(fact)])
 
     def modify(self, fact: Fact | int, /, **slots: Any) -> Fact:
         """Change slots of a fact; it keeps its index, and rules see a new one."""
         kept = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
-        return self._memory.shown(self._memory.do(["m", _index(fact), kept]))
+        return self.memory.shown(self.memory.do(["m", _index(fact), kept]))
 
     def run(self, limit: int | None = None) -> int:
         """
@@ -87,11 +87,11 @@ class Hands:
         Raises:
             EvaluationError: a rule or a function failed; the request is undone as a whole.
         """
-        return int(self._memory.do(["run", limit]))
+        return int(self.memory.do(["run", limit]))
 
     def reset(self) -> None:
         """Retract all facts, assert those of the rules, set globals back."""
-        self._memory.do(["reset"])
+        self.memory.do(["reset"])
 
     def eval(self, text: str) -> Any:
         """
@@ -102,11 +102,11 @@ class Hands:
             EvaluationError: it failed.
         """
         check_expression(text)
-        return self._memory.do(["e", text])
+        return self.memory.do(["e", text])
 
     def facts(self, template: str | None = None, **slots: Any) -> list[Fact]:
         """Return facts in the order of their indices: of a template, with these values."""
-        memory = self._memory
+        memory = self.memory
         held = memory.facts
         some = held.by_index if template is None else held.by_template.get(template, ())
         found = (memory.shown(index) for index in sorted(some))
@@ -115,7 +115,7 @@ class Hands:
 
     def fired(self) -> Sequence[str]:
         """Return what fired in this request, as `rule: f-1,f-2`, in order."""
-        return tuple(self._memory.listener.fired)
+        return tuple(self.memory.listener.fired)
 
     def get_global(self, name: str) -> Any:
         """
@@ -124,7 +124,7 @@ class Hands:
         Raises:
             InvalidValueError: it is not defined.
         """
-        found = lib.FindDefglobal(self._memory.raw, name.encode())
+        found = lib.FindDefglobal(self.memory.raw, name.encode())
         if found == ffi.NULL:
             raise InvalidValueError(what=f"global {name!r}", reason="is not defined")
         box = ffi.new("CLIPSValue *")
@@ -133,23 +133,23 @@ class Hands:
 
     def set_global(self, name: str, value: Any) -> None:
         """Set a global."""
-        self._memory.do(["g", name, encoded(value, name)])
+        self.memory.do(["g", name, encoded(value, name)])
 
     def set_strategy(self, strategy: Strategy) -> None:
         """Choose how the agenda is ordered."""
-        self._memory.do(["s", int(strategy)])
+        self.memory.do(["s", int(strategy)])
 
     def set_salience_evaluation(self, when: SalienceEvaluation) -> None:
         """Choose when saliences are evaluated."""
-        self._memory.do(["se", int(when)])
+        self.memory.do(["se", int(when)])
 
     def set_fact_duplication(self, allowed: bool) -> None:
         """Choose whether a fact may be there twice."""
-        self._memory.do(["d", bool(allowed)])
+        self.memory.do(["d", bool(allowed)])
 
     def focus(self, module: str) -> None:
         """Let the rules of a module fire first."""
-        self._memory.do(["f", module])
+        self.memory.do(["f", module])
 
 
 def _index(fact: Fact | int) -> int:

@@ -75,6 +75,8 @@ class ClipsMemory:
         self.raw: Any = self.env._env
         self.rules = rules
         self.voices = Voices(output)
+        self._build(functions)
+        # After the rules: while CLIPS parses, it asks every router about every character.
         self.env.add_router(Outlet(self.voices))
         self.listener: Listener = listener(self.env, rules.supporting)
         self.facts = Facts(self.listener)
@@ -87,7 +89,6 @@ class ClipsMemory:
         self.coming: Head | None = None
         self._is_raw = True
         self._is_closed = False
-        self._build(functions)
 
     def _build(self, functions: dict[str, Function]) -> None:
         for name, function in functions.items():
@@ -99,7 +100,6 @@ class ClipsMemory:
                 raise RulesRefusedError(
                     where=" ".join(construct.split()[:2]), reason=f"cannot be built: {error}"
                 ) from error
-        self.voices.live()
 
     def plain(self, value: Any) -> Any:
         """Return an answer in plain values: symbols become strings, facts become dicts."""

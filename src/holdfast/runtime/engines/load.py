@@ -222,6 +222,7 @@ async def _follow(place: Place, copy: Copy, until: int | None, progress: Progres
         quietly(copy.memory.close)
         raise
     await place.aside(_follow_rows, place, copy, rows, progress)
+    place.store.world.failpoints.reach("engine.restored")
     progress(1)
     return copy
 

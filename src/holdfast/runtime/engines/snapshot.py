@@ -112,6 +112,7 @@ class Making:
             raise NotCapturedError(reason="nothing was done yet")
         twin = await load(place, until=sequence)
         data = await place.aside(rebase, place, twin)
+        place.store.world.failpoints.reach("engine.captured")
         try:
             write = await place.aside(
                 PutSnapshot.of, place.stream, place.stream, sequence, data, self._cadence.kept
@@ -124,6 +125,7 @@ class Making:
             raise
         old = live.memory
         swapped = live.swap(twin, writes)
+        place.store.world.failpoints.reach("engine.rebased")
         quietly(old.close)
         await asyncio.shield(swapped)
         return sequence

@@ -1,0 +1,88 @@
+"""A program of the lab, hurt at chosen places; every case counts, every failure says its replay."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.testing.disk.images import Scratch
+from holdfast.testing.process.kills import Forks
+from holdfast.testing.trials.cases import Application, Cases
+from tests.lab.layers.outcome import Outcome
+from tests.lab.traced import ROOT
+
+_HANGS = 30.0
+Strike = Mapping[str, Any]
+
+
+class Hurt:
+    """
+    One program of a seed.
+
+    Attributes:
+        found: what came of it so far.
+    """
+
+    def __init__(
+        self, what: str, work: str, invariant: str, seed: int, states: Sequence[str] = ()
+    ) -> None:
+        """
+        Take the program.
+
+        Args:
+            what: as which its cases are counted.
+            work: reference to its function.
+            invariant: reference to what has to hold.
+            seed: decides what it does.
+            states: rare ones that have to be reached sometimes.
+        """
+        self._what = what
+        self._states = states
+        self._program = Application(work=work, invariant=invariant, seed=seed, limit=_HANGS)
+        self._found = Outcome()
+        self._struck: Counter[str] = Counter()
+        self._homes = Scratch()
+        self._forks = Forks([str(ROOT)])
+
+    def __enter__(self) -> "Hurt":
+        homes = self._homes.__enter__()
+        self._cases = Cases(self._program, self._forks, homes)
+        return self
+
+    def __exit__(self, *how: Any) -> None:
+        self._forks.close()
+        self._homes.__exit__(*how)
+
+    def places(self) -> Mapping[str, int]:
+        """Return how often each point is reached by a program that nobody hurts."""
+        trouble, found = self._cases.rehearse()
+        assert trouble is None, trouble
+        return found.points
+
+    def kill(self, strikes: Sequence[Strike], each: int = 1) -> None:
+        """Kill there, and where it goes on after that; a process killed is so many cases."""
+        before = self._cases.killed
+        trouble = self._cases.kill(strikes)
+        self._found.counts[self._what] += (self._cases.killed - before) * each
+        self._struck[strikes[0]["point"]] += 1
+        if trouble is not None:
+            it = self._program
+            words = ["python", "-m", "holdfast.testing.crashlab", it.work, it.invariant]
+            words += ["--seed", str(it.seed)]
+            for one in strikes:
+                words += ["--kill", json.dumps(one)]
+            place = " then ".join(f"{one['point']} number {one['nth']}" for one in strikes)
+            said = f"killed at {place}: {trouble.what}; replay: {shlex.join(words)}"
+            self._found.failures.append(said)
+            lost = "the invariant does not hold" in trouble.what
+            self._found.lost += lost
+            self._found.unnoticed += not lost
+
+    def outcome(self) -> Outcome:
+        """Return what was found."""
+        found, what = self._found, self._what
+        found.reached.update({f"{what}: {state}": 0 for state in self._states})
+        for seen, prefix in ((self._cases.sometimes, ""), (self._struck, "killed at ")):
+            found.reached.update({f"{what}: {prefix}{name}": n for name, n in seen.items()})
+        return found
