@@ -1,15 +1,16 @@
 """
 The broker: a Starlette application that decides by rules, with its memory in Holdfast.
 
-    POST /v1/request             decide {session, id, sources}; sent again, it is answered again
+    POST /v1/request             decide {session, id, sources}; repeated, it is answered as before
     GET  /v1/sessions            how the working memory of each session is kept
     GET  /v1/sessions/{session}  what a session has seen
     GET  /healthz                that it lives; always 200
     GET  /readyz                 200 once every session is back, 503 with how far it is before
 
 Each session is a working memory of its own. A request is answered when it is in the store, with
-the tier by which it is kept. The socket listens before anything is restored; until all sessions
-are back, whatever touches one is answered 503. An error is a code, without a word of the request.
+the tier by which it is kept; its answer can be had again until three more snapshots of the
+session were made. The socket listens before anything is restored; until all sessions are back,
+whatever touches one is answered 503. An error is a code, without a word of the request.
 """
 
 import asyncio

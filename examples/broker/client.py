@@ -70,7 +70,7 @@ def _asking(random: Random, session: str, number: int) -> Asking:
     strays = random.random() < STRAY
     shelf = [name for name in CATALOGUE if strays or name.startswith(own)]
     # Later requests reach further into the shelves, and most of what they find is known.
-    near = [name for name in shelf if int(name.rpartition("/")[2]) <= number // 4]
+    near = [name for name in shelf if int(name.rpartition("/")[2]) <= number // 2]
     sources = random.sample(near, min(len(near), random.randint(1, 3)))
     if random.random() < LOST:
         sources.append(UNKNOWN)

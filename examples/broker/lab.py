@@ -30,7 +30,7 @@ from holdfast.runtime.engines.attached import AttachedEngine
 from holdfast.runtime.engines.snapshot import Cadence
 
 SESSIONS: Final = 6
-PER_LIFE, PER_SNAPSHOT = 12, 60
+PER_LIFE, PER_SNAPSHOT = 10, 54
 """Requests that are answered in a life at most, and in one that makes a snapshot about."""
 COMMITTING: Final = (
     "commit.taken",
@@ -44,7 +44,7 @@ BOOTING: Final = ("boot.locked", "boot.connected", "boot.migrated", "boot.entere
 HELD, SNAPSHOT, MOMENT = "held", "snapshot", "moment"
 SNAPSHOT_EVERY: Final = 8
 HALF: Final = SESSIONS // 2
-NTH: Final = 12
+NTH: Final = 10
 EARLY, SOON = (0.3, 1.0), 0.05
 LIMIT: Final = 300.0
 
@@ -255,7 +255,9 @@ class Lab:
     async def _hold(self, *, lets_go: bool) -> None:
         """Look at a broker of whose sessions only half are back, and perhaps let it go on."""
         client = self._client
-        before = await client.look_until("/readyz", lambda _, body: _restored(body) == HALF)
+        before = await client.look_until(
+            "/readyz", lambda status, body: status == 200 or _restored(body) == HALF
+        )
         healthz, _ = await client.look("/healthz")
         touching = [await client.look(path) for path in ("/v1/sessions", "/v1/sessions/s0")]
         touching.append((await client.send(self._said[0][0]))[1:])
@@ -268,11 +270,11 @@ class Lab:
 
     async def _collect(self) -> Evidence:
         """Ask the last broker for everything it knows, end it, and open its store."""
-        client, first = self._client, [session[0] for session in self._said]
+        client, last = self._client, [session[-1] for session in self._said]
         await client.look_until("/readyz", lambda status, _: status == 200)
         attempts = list(client.attempts)
-        again = [await client.insist(asking) for asking in first]
-        names = [asking.session for asking in first]
+        again = [await client.insist(asking) for asking in last]
+        names = [asking.session for asking in last]
         sessions = {name: (await client.look(f"/v1/sessions/{name}"))[1] for name in names}
         await self._process.stop()
         async with holdfast.open(self._url) as rt:

@@ -44,7 +44,7 @@
   (slot verdict (type SYMBOL) (allowed-symbols allowed denied)))
 
 (deffacts session
-  (agent (line 40) (patience 6)))
+  (agent (line 40) (patience 40)))
 
 (defrule weigh
   "The catalogue says how much a source tells; it is asked once, its answer is kept."
