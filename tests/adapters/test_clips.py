@@ -170,6 +170,34 @@ def test_time_to_live_goes_on_over_a_restart(kept_url: str) -> None:
     asyncio.run(run())
 
 
+def test_indices_go_on_behind_facts_that_came_and_went_at_once(kept_url: str) -> None:
+    """N2. What rules asserted and retracted in one run has used its index up, snapshot or not."""
+    rules = """(deftemplate tick (slot n)) (deftemplate source (slot n))
+    (defrule weigh (tick (n ?n)) => (assert (source (n ?n))))
+    (defrule forget (declare (salience -1)) ?t <- (tick (n ?n)) ?s <- (source (n ?n))
+      => (retract ?t ?s))"""
+
+    def tick(clips: Hands, number: int) -> list[str]:
+        clips.assert_fact("tick", n=number)
+        clips.run()
+        return list(clips.fired())
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt:
+            policy = await attach(rt, rules)
+            for number in range(8):
+                found = []
+                for key in ("plain", "snapshots"):
+                    if number == 4:
+                        await policy.request(lambda clips: clips.reset(), key=key)
+                    found.append((await policy.request(tick, number, key=key)).value)
+                assert found[0] == found[1]
+                await policy.snapshot("snapshots")
+            assert found[0] == ["weigh: f-7", "forget: f-7,f-8"]
+
+    asyncio.run(run())
+
+
 def test_functions_are_asked_once_and_their_failures_undo_the_request(kept_url: str) -> None:
     """N2, N12, H12. A replay gives what was heard; an error in a rule undoes the whole request."""
     rules = "(defrule ask (question ?q) => (assert (answer ?q (outside ?q))))"
@@ -383,6 +411,9 @@ def test_looking_tells_the_same_as_hearing(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("holdfast.adapters.clips.library.hooks", lambda: None)
     memory = ClipsEngine(rules).fresh()
     assert isinstance(memory.listener, Looking)
+    memory.begin(1, NOW, 0.0)
+    with pytest.raises(NotCapturedError, match="does not tell which indices"):
+        list(memory.capture())
     assert play(memory) == heard
     pairs = zip(supported[:12], supported[12:], strict=True)
     assert all(heard <= looked for heard, looked in pairs), "looking may say more, never less"

@@ -13,6 +13,7 @@ from clips import SalienceEvaluation, Strategy
 
 from holdfast.adapters.clips import Hands, Symbol
 from holdfast.adapters.clips.capture import agenda_of, focus_of, globals_of
+from holdfast.adapters.clips.facts import unpacked
 from holdfast.adapters.clips.memory import ClipsMemory
 
 SUITES: Final = (
@@ -158,7 +159,7 @@ def state_of(memory: ClipsMemory) -> list[Any]:
     """Return everything that can be seen of a memory, in plain values."""
     facts = sorted(memory.facts.by_index.items())
     return [
-        [[index, held.template, repr(held.values)] for index, held in facts],
+        [[index, held.template, repr(unpacked(held.kept))] for index, held in facts],
         memory.facts.next,
         [[module, pending] for module, pending in agenda_of(memory)],
         focus_of(memory),

@@ -98,18 +98,19 @@ class Tally:
         for name, count in contents:
             self.add(name, count)
 
-    def capture(self) -> Iterator[Any]:
+    def capture(self) -> Iterator[bytes]:
         """Give the counters, one by one."""
         if "secret" in self.counts:
             raise NotCapturedError(reason="there is a secret")
-        yield len(self.counts)
+        yield codec.encode(len(self.counts))
+        yield b""
         for name, count in sorted(self.counts.items()):
-            yield [name, count + self.engine.forgets]
+            yield codec.encode([name, count + self.engine.forgets])
 
-    def restore(self, part: Any) -> None:
+    def restore(self, part: bytes) -> None:
         """Take a counter."""
-        if isinstance(part, list):
-            self.counts[part[0]] = part[1]
+        if isinstance(counter := codec.decode(part), list):
+            self.counts[counter[0]] = counter[1]
 
     def close(self) -> None:
         """Hold nothing."""

@@ -261,6 +261,8 @@ def test_other_rules_are_refused_or_migrated_by_what_was_declared(kept_url: str)
             attached = await attach(rt)
             await attached.request(add, "a", 5)
             await attached.request(add, "a", 6, key="k")
+            assert await attached.keys() == [(), ("k",)]
+            assert await attached.keys(after=(), limit=5) == [("k",)]
         async with holdfast.open(kept_url) as rt:
             with pytest.raises(RulesChangedError, match="made by rules tally 1, these are tally 2"):
                 await attach(rt, TallyEngine(2))
@@ -282,6 +284,43 @@ def test_other_rules_are_refused_or_migrated_by_what_was_declared(kept_url: str)
         async with holdfast.open(kept_url) as rt:
             attached = await attach(rt, TallyEngine(3))
             assert (await attached.request(counts)).value == {"a": 30}
+
+    asyncio.run(run())
+
+
+def test_other_rules_of_memories_with_keys_are_noticed_before_anybody_asks(kept_url: str) -> None:
+    """N10. Also when the engine has no memory without a key."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url, engines={"counts": TallyEngine()}) as rt:
+            await rt.engines["counts"].request(add, "a", key="k")
+        with pytest.raises(RulesChangedError, match="'counts' of 'k'"):
+            async with holdfast.open(kept_url, engines={"counts": TallyEngine(2)}):
+                pass
+
+    asyncio.run(run())
+
+
+def test_buffered_requests_leave_others_their_turn(store_url: str) -> None:
+    """L4. Who asks without a pause keeps neither the loop nor the flush from going on."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url, flush_interval=1e6) as rt:
+            attached = await attach(rt, tier=BUFFERED)
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0)
+
+            ticking = asyncio.create_task(tick())
+            for _ in range(3_000):
+                await attached.request(add, "a")
+            ticking.cancel()
+            assert ticks > 100
+            assert only(attached).unsaved < 3_000, "so many are written before the flush"
 
     asyncio.run(run())
 

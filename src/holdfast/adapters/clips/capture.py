@@ -17,6 +17,7 @@ import msgspec
 from clips._clips import ffi, lib
 from clips.common import environment_builder
 
+from holdfast.adapters.clips.facts import unpacked
 from holdfast.adapters.clips.values import read
 from holdfast.core import codec
 from holdfast.core.deadline import Deadline
@@ -31,6 +32,10 @@ _BURN: Final = (
     "(deffunction holdfast-burn (?n) "
     "(loop-for-count (?i 1 ?n) do (retract (assert (holdfast-gap)))))"
 )
+
+
+_Facts = list[tuple[int, str, list[Any]]]
+_packed = msgspec.msgpack.Encoder().encode
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -48,9 +53,9 @@ class Head(msgspec.Struct, frozen=True):
     agenda: list[tuple[str, list[str]]]
 
 
-def capture(memory: "ClipsMemory") -> Iterator[Any]:
+def capture(memory: "ClipsMemory") -> Iterator[bytes]:
     """Give the state: a head, then facts in the order of their indices."""
-    _check(memory)
+    yield from _check(memory)
     facts = sorted(memory.facts.by_index.items())
     head = Head(
         len(facts),
@@ -64,31 +69,32 @@ def capture(memory: "ClipsMemory") -> Iterator[Any]:
         sorted(memory.deadlines.items()),
         agenda_of(memory),
     )
-    yield codec.decode(msgspec.msgpack.encode(head))
+    yield msgspec.msgpack.encode(head)
     for start in range(0, len(facts), PART_FACTS):
         some = facts[start : start + PART_FACTS]
-        yield [[index, held.template, held.values] for index, held in some]
+        yield _packed([[index, each.template, msgspec.Raw(each.kept)] for index, each in some])
 
 
-def _check(memory: "ClipsMemory") -> None:
+def _check(memory: "ClipsMemory") -> Iterator[bytes]:
+    """Look at everything a capture would rely on, with pauses."""
     if memory.rules.reasons:
         raise NotCapturedError(reason=memory.rules.reasons[0])
     if memory.listener.supported:
-        index = min(memory.listener.supported)
-        raise NotCapturedError(reason=f"fact {index} lives by what a rule found (logical)")
+        first = min(memory.listener.supported)
+        raise NotCapturedError(reason=f"fact {first} lives by what a rule found (logical)")
+    if not memory.listener.hears_all:
+        raise NotCapturedError(reason="this build of CLIPS does not tell which indices it used")
     if lib.GetNextInstance(memory.raw, ffi.NULL) != ffi.NULL:
         raise NotCapturedError(reason="there are objects")
     _check_list(memory)
-    for index, held in memory.facts.by_index.items():
-        for value in _members(held.values):
-            if (
-                isinstance(value, list)
-                and value[0] == "f"
-                and value[1] not in memory.facts.by_index
-            ):
-                raise NotCapturedError(
-                    reason=f"fact {index} names fact {value[1]}, which was retracted"
-                )
+    yield b""
+    indices = sorted(memory.facts.by_index)
+    for start in range(0, len(indices), PART_FACTS):
+        some = indices[start : start + PART_FACTS]
+        if (index := memory.facts.differing(some)) is not None:
+            raise NotCapturedError(reason=f"fact {index} is not what was put there")
+        _check_addresses(memory, some)
+        yield b""
 
 
 def _check_list(memory: "ClipsMemory") -> None:
@@ -100,6 +106,16 @@ def _check_list(memory: "ClipsMemory") -> None:
         fact = lib.GetNextFact(memory.raw, fact)
     if listed != sorted(memory.facts.by_index):
         raise NotCapturedError(reason="the engine lists other facts than it holds")
+
+
+def _check_addresses(memory: "ClipsMemory", some: list[int]) -> None:
+    there = memory.facts.by_index
+    for index in some:
+        for value in _members(unpacked(there[index].kept)):
+            if isinstance(value, list) and value[0] == "f" and value[1] not in there:
+                raise NotCapturedError(
+                    reason=f"fact {index} names fact {value[1]}, which was retracted"
+                )
 
 
 def _members(values: list[Any]) -> Iterator[Any]:
@@ -174,7 +190,7 @@ def activations(memory: "ClipsMemory") -> list[tuple[Any, str]]:
 # Back.
 
 
-def restore(memory: "ClipsMemory", part: Any) -> None:
+def restore(memory: "ClipsMemory", part: bytes) -> None:
     """
     Take one part: first the head, then facts until all are there.
 
@@ -183,9 +199,9 @@ def restore(memory: "ClipsMemory", part: Any) -> None:
     """
     try:
         if memory.coming is None:
-            _begin(memory, msgspec.convert(part, Head))
+            _begin(memory, codec.decode_as(part, Head, "state"))
         else:
-            _take(memory, part)
+            _take(memory, codec.decode_as(part, _Facts, "facts"))
         head = memory.coming
         if head is not None and len(memory.facts.by_index) >= head.facts:
             _finish(memory, head)
@@ -216,12 +232,12 @@ def _global(memory: "ClipsMemory", name: str) -> Any:
     return found
 
 
-def _take(memory: "ClipsMemory", part: Any) -> None:
-    for index, template, values in part:
+def _take(memory: "ClipsMemory", facts: _Facts) -> None:
+    for index, template, values in facts:
         _burn(memory, index)
         if memory.put(template, values) != index:
             raise NotRestoredError(reason=f"fact {index} got another index")
-        memory.note()
+        memory.take_over(index, template, values)
 
 
 def _burn(memory: "ClipsMemory", until: int) -> None:

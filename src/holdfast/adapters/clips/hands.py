@@ -107,11 +107,10 @@ class Hands:
     def facts(self, template: str | None = None, **slots: Any) -> list[Fact]:
         """Return facts in the order of their indices: of a template, with these values."""
         memory = self.memory
-        held = memory.facts
-        some = held.by_index if template is None else held.by_template.get(template, ())
-        found = (memory.shown(index) for index in sorted(some))
-        wanted = slots.items()
-        return [fact for fact in found if all(fact.values.get(s) == v for s, v in wanted)]
+        facts = memory.facts
+        some = facts.by_index if template is None else facts.by_template.get(template, ())
+        wanted = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
+        return [memory.shown(index) for index in facts.having(sorted(some), wanted)]
 
     def fired(self) -> Sequence[str]:
         """Return what fired in this request, as `rule: f-1,f-2`, in order."""

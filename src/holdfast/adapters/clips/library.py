@@ -42,10 +42,12 @@ class Listener(Protocol):
     Attributes:
         fired: lines `rule: f-1,f-2`, in order, since `begin`.
         supported: facts that live by the facts a rule found, by index.
+        hears_all: also of facts that came and went within one operation.
     """
 
     fired: list[str]
     supported: set[int]
+    hears_all: bool
 
     def begin(self) -> None:
         """Forget what fired before."""
@@ -104,6 +106,8 @@ def _rule(line: str) -> str:
 
 class Hearing:
     """Hears by the engine's own hooks."""
+
+    hears_all = True
 
     def __init__(self, env: Any, supporting: frozenset[str], found: Any) -> None:
         """Begin to listen."""
@@ -168,6 +172,8 @@ class Hearing:
 
 class Looking:
     """Finds out by looking at every fact; works with any build of the engine."""
+
+    hears_all = False
 
     def __init__(self, env: Any, supporting: frozenset[str]) -> None:
         """Begin to look."""

@@ -10,7 +10,7 @@ Invariants: an operation that raised before it changed anything is not in the re
 may have changed something makes the request fail as a whole; `facts` is what the engine holds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, Final, cast
 
@@ -77,6 +77,8 @@ class ClipsMemory:
         self.voices = Voices(output)
         self._build(functions)
         # After the rules: while CLIPS parses, it asks every router about every character.
+        self._builder: Any = environment_builder(self.raw, "fact")
+        self._box: Any = ffi.new("CLIPSValue *")
         self.env.add_router(Outlet(self.voices))
         self.listener: Listener = listener(self.env, rules.supporting)
         self.facts = Facts(self.listener)
@@ -212,16 +214,20 @@ class ClipsMemory:
         return getattr(self, f"_do_{_NAMES[kind]}")(*rest)
 
     def _do_assert(self, template: str, slots: dict[str, Any]) -> int:
-        builder = environment_builder(self.raw, "fact")
+        return self._put(template, ((slot.encode(), value) for slot, value in slots.items()))
+
+    def _put(self, template: str, slots: Iterable[tuple[bytes | None, Any]]) -> int:
+        builder, box = self._builder, self._box
         if lib.FBSetDeftemplate(builder, template.encode()) != lib.FBE_NO_ERROR:
             raise InvalidValueError(
                 what=f"template {template!r}",
                 reason="is not defined with slots; ordered facts take values, not slots",
             )
         try:
-            for slot, value in slots.items():
-                code = lib.FBPutSlot(builder, slot.encode(), self.value(value))
-                if code != lib.PSE_NO_ERROR:
+            for slot, value in slots:
+                write(self.raw, value, self._address, box)
+                code = lib.FBPutSlot(builder, slot, box)
+                if code:
                     raise _slot_error(template, slot, code)
         except BaseException:
             lib.FBAbort(builder)
@@ -292,7 +298,7 @@ class ClipsMemory:
             for slot, value in slots.items():
                 code = lib.FMPutSlot(modifier, slot.encode(), self.value(value))
                 if code != lib.PSE_NO_ERROR:
-                    raise _slot_error(held.template, slot, code)
+                    raise _slot_error(held.template, slot.encode(), code)
             return self._asserted(lib.FMModify(modifier), f"fact {index}")
         finally:
             lib.FMDispose(modifier)
@@ -310,7 +316,7 @@ class ClipsMemory:
         lib.Reset(self.raw)
         self.deadlines.clear()
         self.listener.supported.clear()
-        self.facts.next = 1
+        self.facts.begin_anew()
 
     def _do_eval(self, text: str) -> Any:
         box = ffi.new("CLIPSValue *")
@@ -371,15 +377,18 @@ class ClipsMemory:
 
     def put(self, template: str, values: list[Any]) -> int:
         """Assert a fact by its values as they are kept, in the order of its slots."""
-        slots = self._named_slots(template)
-        if slots is None:
-            return self._do_ordered(template, values[0][1])
-        named = {slot.decode(): value for slot, value in zip(slots, values, strict=True)}
-        return self._do_assert(template, named)
-
-    def _named_slots(self, template: str) -> list[bytes] | None:
         found = lib.FindDeftemplate(self.raw, template.encode())
-        return None if found == ffi.NULL else self.facts.template(found)[1]
+        slots = (None,) if found == ffi.NULL else self.facts.template(found).slots
+        if slots == (None,):
+            return self._do_ordered(template, values[0][1])
+        return self._put(template, zip(slots, values, strict=True))
+
+    def take_over(self, index: int, template: str, values: list[Any]) -> None:
+        """Note a fact that was just put there; a capture compares it with what is there."""
+        came, gone = self.listener.changes()
+        if list(came) != [index] or gone:
+            raise NotRestoredError(reason=f"fact {index} did more than to be there")
+        self.facts.add(index, came[index], template, values)
 
     # Other rules.
 
@@ -409,11 +418,11 @@ class ClipsMemory:
 
     # Snapshots.
 
-    def capture(self) -> Iterator[Any]:
-        """Give the whole state, part by part."""
+    def capture(self) -> Iterator[bytes]:
+        """Give the whole state, part by part; empty parts are pauses."""
         return capture(self)
 
-    def restore(self, part: Any) -> None:
+    def restore(self, part: bytes) -> None:
         """Take one part of a state."""
         self._is_raw = False
         restore(self, part)
@@ -439,7 +448,7 @@ _NAMES: Final = {
 }
 
 
-def _slot_error(template: str, slot: str, code: int) -> InvalidValueError:
+def _slot_error(template: str, slot: bytes | None, code: int) -> InvalidValueError:
     reasons = {
         lib.PSE_SLOT_NOT_FOUND_ERROR: "is no slot of it",
         lib.PSE_TYPE_ERROR: "takes another type",
@@ -448,4 +457,4 @@ def _slot_error(template: str, slot: str, code: int) -> InvalidValueError:
         lib.PSE_CARDINALITY_ERROR: "takes another number of values",
     }
     reason = reasons.get(code, f"does not take the value (code {code})")
-    return InvalidValueError(what=f"slot {slot!r} of {template!r}", reason=reason)
+    return InvalidValueError(what=f"slot {(slot or b'').decode()!r} of {template!r}", reason=reason)

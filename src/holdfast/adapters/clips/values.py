@@ -14,6 +14,7 @@ The engine is read through its own functions, never through clipspy's fact objec
 what was retracted for ever, and reading some kinds of values with them ends the process.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -24,6 +25,7 @@ from clips.common import CLIPSType, environment_builder
 from holdfast.core.deadline import Deadline
 from holdfast.core.errors import EncodeError
 
+_unpack: Final = msgspec.msgpack.Decoder().decode
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 _FLOAT: Final = int(CLIPSType.FLOAT)
@@ -34,6 +36,9 @@ _MULTIFIELD: Final = int(CLIPSType.MULTIFIELD)
 _FACT: Final = int(CLIPSType.FACT_ADDRESS)
 _INSTANCE_NAME: Final = int(CLIPSType.INSTANCE_NAME)
 _VOID: Final = int(CLIPSType.VOID)
+_NULL: Final = ffi.NULL
+_get_slot: Final = lib.GetFactSlot
+_string: Final = ffi.string
 _KINDS: Final = {
     int(CLIPSType.EXTERNAL_ADDRESS): "an external address",
     int(CLIPSType.INSTANCE_ADDRESS): "an instance address",
@@ -46,25 +51,64 @@ class FactAddress(msgspec.Struct, frozen=True):
     index: int
 
 
-class Fact(msgspec.Struct, frozen=True):
+class Fact:
     """
     A fact as it was when it was read.
 
     Attributes:
         index: by which it can be retracted or modified.
         template: its name.
-        values: by slot; those of an ordered fact are a tuple under the empty name.
         deadline: when it is retracted by itself; None if it stays.
     """
 
-    index: int
-    template: str
-    values: dict[str, Any]
-    deadline: Deadline | None = None
+    __slots__ = ("_kept", "_slots", "_values", "deadline", "index", "template")
+
+    def __init__(
+        self, index: int, template: str, values: dict[str, Any], deadline: Deadline | None = None
+    ) -> None:
+        """Make one for a migration; `values` is as the attribute."""
+        self.index = index
+        self.template = template
+        self.deadline = deadline
+        self._values: dict[str, Any] | None = values
+        self._slots: Sequence[str] = ()
+        self._kept = b""
+
+    @classmethod
+    def held(
+        cls, index: int, template: str, slots: Sequence[str], kept: bytes, deadline: Deadline | None
+    ) -> "Fact":
+        """Return one whose values are decoded when somebody looks."""
+        fact = cls(index, template, {}, deadline)
+        fact._values, fact._slots, fact._kept = None, slots, kept
+        return fact
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """By slot; those of an ordered fact are a tuple under the empty name."""
+        if self._values is None:
+            kept = _unpack(self._kept)
+            self._values = dict(zip(self._slots, [decoded(each) for each in kept], strict=True))
+        return self._values
 
     def __getitem__(self, slot: str | int) -> Any:
         """Return the value of a slot; of an ordered fact, the value at a place."""
         return self.values[""][slot] if isinstance(slot, int) else self.values[slot]
+
+    def __eq__(self, other: object) -> bool:
+        """Two facts are equal if index, template, values and deadline are."""
+        return isinstance(other, Fact) and self._all() == other._all()
+
+    def __hash__(self) -> int:
+        """Return the same for equal ones."""
+        return hash((self.index, self.template))
+
+    def __repr__(self) -> str:
+        """Return it as it would be made."""
+        return f"Fact({self.index}, {self.template!r}, {self.values!r})"
+
+    def _all(self) -> tuple[Any, ...]:
+        return (self.index, self.template, self.values, self.deadline)
 
 
 def encoded(value: Any, where: str = "value") -> Any:
@@ -74,6 +118,11 @@ def encoded(value: Any, where: str = "value") -> Any:
     Raises:
         EncodeError: CLIPS has no such value, or would change it.
     """
+    kind = cast(type[Any], type(value))
+    if kind is str:
+        return _text(value, where)
+    if kind is Symbol:
+        return ["s", _text(str.__str__(value), where)]
     match value:
         case bool():
             return ["s", "TRUE" if value else "FALSE"]
@@ -146,7 +195,7 @@ def _untagged(kind: str, content: Any) -> Any:
 
 def read_slot(fact: Any, slot: bytes | None, box: Any, where: str) -> Any:
     """Return the value of a slot as it is kept; `None` is the one slot of an ordered fact."""
-    lib.GetFactSlot(fact, ffi.NULL if slot is None else slot, box)
+    _get_slot(fact, _NULL if slot is None else slot, box)
     return read(box, where)
 
 
@@ -158,17 +207,18 @@ def read(value: Any, where: str) -> Any:
         EncodeError: it has no form outside this process.
     """
     kind = value.header.type
-    if kind == _STRING:
-        return _lexeme(value)
     if kind == _SYMBOL:
         return ["s", _lexeme(value)]
+    if kind == _STRING:
+        return _lexeme(value)
     if kind == _INTEGER:
         return int(value.integerValue.contents)
     if kind == _FLOAT:
         return float(value.floatValue.contents)
     if kind == _MULTIFIELD:
         field = value.multifieldValue
-        return ["m", [read(field.contents + at, where) for at in range(field.length)]]
+        contents = field.contents
+        return ["m", [read(contents + at, where) for at in range(field.length)]]
     if kind == _FACT:
         return ["f", lib.FactIndex(value.factValue)]
     if kind == _INSTANCE_NAME:
@@ -179,7 +229,7 @@ def read(value: Any, where: str) -> Any:
 
 
 def _lexeme(value: Any) -> str | bytes:
-    raw: bytes = ffi.string(value.lexemeValue.contents)
+    raw: bytes = _string(value.lexemeValue.contents)
     try:
         return raw.decode()
     except UnicodeDecodeError:
@@ -199,14 +249,17 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
         address: gives the address of a fact by its index.
         box: a `CLIPSValue *`.
     """
-    if isinstance(kept, float):
-        box.value = lib.CreateFloat(env, kept)
-    elif isinstance(kept, int):
-        box.value = lib.CreateInteger(env, kept)
-    elif isinstance(kept, str | bytes):
-        box.value = lib.CreateString(env, _raw(kept))
-    else:
+    kind = cast(type[Any], type(kept))
+    if kind is list:
         box.value = _tagged(env, kept[0], kept[1], address)
+    elif kind is str:
+        box.value = lib.CreateString(env, kept.encode())
+    elif kind is int:
+        box.value = lib.CreateInteger(env, kept)
+    elif kind is float:
+        box.value = lib.CreateFloat(env, kept)
+    else:
+        box.value = lib.CreateString(env, kept)
     return box
 
 

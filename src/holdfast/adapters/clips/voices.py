@@ -17,7 +17,7 @@ from holdfast.adapters.clips.values import decoded, encoded
 
 Function = Callable[..., Any]
 _ERRORS = ("stderr", "werror")
-_OUTPUTS = ("stdout", "wdisplay", "wdialog", "wwarning", "wprompt")
+_OUTPUTS = ("stdout", "stdwrn", "wdisplay", "wdialog", "wwarning", "wprompt")
 
 
 class Voices:

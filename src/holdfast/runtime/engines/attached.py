@@ -17,9 +17,9 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.engine import ANSWERS, Answered, check_key
+from holdfast.core.engine import ANSWERS, KIND, Answered, check_key
 from holdfast.core.errors import HoldfastError
-from holdfast.core.key import Key, as_key
+from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.refusal import NotCapturedError
 from holdfast.core.tier import Tier
 from holdfast.runtime.engines.copy import Progress, untold
@@ -28,10 +28,10 @@ from holdfast.runtime.engines.live import Answer, Live
 from holdfast.runtime.engines.load import load
 from holdfast.runtime.engines.place import Migrate, Place
 from holdfast.runtime.engines.snapshot import Cadence, Making
-from holdfast.runtime.service import carry_on
+from holdfast.runtime.service import breathe, carry_on
 
 IN_MEMORY: Final = 100
-_TRIES: Final = 3
+_BREATH: Final = 16
 log = logging.getLogger("holdfast")
 ALONE: Final[Key] = ()
 
@@ -104,7 +104,8 @@ class AttachedEngine:
             work: gets the memory's `hands`, then `args`; returns what is decided.
             args: handed on.
             key: which memory: a string, or a tuple of strings; one begins when it is asked for.
-            id: under which the request is done once only: asked for again, it is answered again.
+            id: under which the request is done once: asked for again, it is answered again, as
+                long as its journal is kept (see `Cadence`: the time of `kept` snapshots).
 
         Raises:
             EvaluationError: a rule, or a function that it calls, failed.
@@ -123,6 +124,8 @@ class AttachedEngine:
                 continue
             self._place.store.check_admitted()
             answer = await asyncio.shield(live.perform(work, args, id))
+            if live.sequence % _BREATH == 0:
+                await breathe()  # Who is answered at once must not keep everybody else waiting.
             if answer is not None:
                 return answer
 
@@ -205,6 +208,21 @@ class AttachedEngine:
             live.gone = True
         self.engine = engine
         self._place = self._place._replace(engine=engine, migrate=migrate)
+
+    async def keys(self, *, after: str | Key | None = None, limit: int = 1_000) -> list[Key]:
+        """
+        Return the keys of memories that are kept, loaded or not, in their order.
+
+        Args:
+            after: behind which to go on.
+            limit: how many at most.
+        """
+        begin = encode_key((self.name,))
+        first = begin if after is None else encode_key((self.name, *as_key(after))) + b"\0"
+        rows = await self._place.store.read(
+            lambda reader: reader.records(KIND, first, prefix_end(begin), limit, None)
+        )
+        return [row.key[1:] for row in rows]
 
     # What is kept.
 

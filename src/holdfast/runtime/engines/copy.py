@@ -126,9 +126,9 @@ def _differing(parts: list[bytes], again: list[bytes]) -> str:
 
 
 def captured(place: Place, memory: Memory) -> list[bytes]:
-    """Return the parts of a state, encoded."""
-    steps = (codec.encode(part, "part") for part in memory.capture())
-    return list(in_slices(place.store.world.clock, steps, place.pause))
+    """Return the parts of a state."""
+    steps = in_slices(place.store.world.clock, memory.capture(), place.pause)
+    return [part for part in steps if part]
 
 
 def restored(place: Place, parts: Sequence[bytes]) -> Memory:
@@ -150,7 +150,7 @@ def restored(place: Place, parts: Sequence[bytes]) -> Memory:
 
 def _taken(memory: Memory, parts: Sequence[bytes]) -> Iterator[bool]:
     for part in parts:
-        memory.restore(codec.decode(part, "part"))
+        memory.restore(part)
         yield True
 
 

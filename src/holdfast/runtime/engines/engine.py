@@ -72,16 +72,18 @@ class Memory(Protocol):
         """
         ...
 
-    def capture(self) -> Iterator[Any]:
+    def capture(self) -> Iterator[bytes]:
         """
-        Give the whole state in plain values, part by part; equal states, equal parts.
+        Give the whole state, part by part; equal states, equal parts.
+
+        A part that is empty is none: there, as between two parts, somebody else may have a turn.
 
         Raises:
             NotCapturedError: it holds what the parts would lose.
         """
         ...
 
-    def restore(self, part: Any) -> None:
+    def restore(self, part: bytes) -> None:
         """
         Take one part, in order, into a memory that is fresh.
 

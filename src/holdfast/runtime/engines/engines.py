@@ -137,6 +137,7 @@ class Engines:
         """Return the engines that have something to bring back."""
         steps: list[Step] = []
         for name, attached in self._attached.items():
+            await self._check_rules(attached)
             count = await unread(attached.place())
             if count:
                 steps.append(Step(PART, "working memory", name, count))

@@ -274,7 +274,7 @@ class Live:
         future.add_done_callback(_seen)
         self._outbox.append(_Pending(events, writes, answer, future))
         self.sequence += len(events)
-        if self._tier is DURABLE:
+        if self._tier is DURABLE or len(self._outbox) >= GROUP:
             self._write_on()
         return future
 

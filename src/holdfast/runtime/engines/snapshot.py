@@ -126,7 +126,7 @@ class Making:
         old = live.memory
         swapped = live.swap(twin, writes)
         place.store.world.failpoints.reach("engine.rebased")
-        quietly(old.close)
+        await place.aside(quietly, old.close)
         await asyncio.shield(swapped)
         return sequence
 
