@@ -118,7 +118,7 @@ def encoded(value: Any, where: str = "value") -> Any:
     Raises:
         EncodeError: CLIPS has no such value, or would change it.
     """
-    kind = cast(type[Any], type(value))
+    kind = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str:
         return _text(value, where)
     if kind is Symbol:
@@ -249,7 +249,7 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
         address: gives the address of a fact by its index.
         box: a `CLIPSValue *`.
     """
-    kind = cast(type[Any], type(kept))
+    kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
         box.value = _tagged(env, kept[0], kept[1], address)
     elif kind is str:
