@@ -20,8 +20,7 @@ from holdfast.core import codec
 from holdfast.core.engine import ANSWERS, KIND, Answered, check_key
 from holdfast.core.errors import HoldfastError
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
-from holdfast.core.refusal import NotCapturedError
-from holdfast.core.tier import Tier
+from holdfast.core.tier import BUFFERED, Tier
 from holdfast.runtime.engines.copy import Progress, untold
 from holdfast.runtime.engines.engine import Engine
 from holdfast.runtime.engines.live import Answer, Live
@@ -71,6 +70,7 @@ class AttachedEngine:
         engine: its rules.
         tier: `DURABLE`: a request is answered when it is in the store; `BUFFERED`: at once, and
             a crash loses at most one flush interval.
+        lost: buffered events that were answered and could not be written.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class AttachedEngine:
         self._lives: dict[Key, Live] = {}
         self._loading: dict[Key, asyncio.Future[Live]] = {}
         self._reasons: dict[Key, str] = {}
+        self.lost = 0
 
     def place(self, key: Key = ALONE) -> Place:
         """Return a working memory by what it is kept by."""
@@ -172,6 +173,8 @@ class AttachedEngine:
         """Write what is left of a memory, and release it."""
         with suppress(HoldfastError):  # Told to those who waited; what counts is in the store.
             await live.settled()
+        if self.tier is BUFFERED:
+            self.lost += live.lost
         self._lives.pop(live.place.key, None)
         live.close()
 
@@ -249,8 +252,8 @@ class AttachedEngine:
         live = await self._loaded(as_key(key))
         try:
             made = await Making(live, self.cadence).run()
-        except NotCapturedError as error:
-            self._reasons[live.place.key] = error.reason
+        except HoldfastError as error:
+            self._reasons[live.place.key] = str(error)
             raise
         self._reasons.pop(live.place.key, None)
         return made
@@ -265,8 +268,8 @@ class AttachedEngine:
     async def _try_snapshot(self, live: Live) -> None:
         try:
             await self.snapshot(live.place.key)
-        except NotCapturedError as error:
-            log.info("event=no_snapshot memory=%s reason=%s", live.place.words, error.reason)
+        except HoldfastError as error:
+            log.info("event=no_snapshot memory=%s reason=%s", live.place.words, error)
 
     async def finish(self) -> None:
         """

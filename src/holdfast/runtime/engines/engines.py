@@ -209,13 +209,14 @@ class Engines:
         return f"engine {self._coming!r} is coming back" if self._coming else ""
 
     def remarks(self) -> str:
-        """Return which memories have no snapshot although one was due, and why."""
-        return "; ".join(
-            f"no snapshot of {name!r}: {memory.reason}"
-            for name, attached in self._attached.items()
-            for memory in attached.memories()
-            if memory.reason
-        )
+        """Return what was lost, and which memories have no snapshot although one was due."""
+        found: list[str] = []
+        for name, attached in self._attached.items():
+            if attached.lost:
+                found.append(f"{attached.lost} buffered events of {name!r} could not be written")
+            reasons = (memory.reason for memory in attached.memories() if memory.reason)
+            found += [f"{name!r}: {reason}" for reason in reasons]
+        return "; ".join(found)
 
 
 def _told(memory: MemoryStatus) -> dict[str, int]:

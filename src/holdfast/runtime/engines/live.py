@@ -43,6 +43,7 @@ from holdfast.core.errors import (
     HoldfastError,
     InvalidValueError,
     SequenceConflictError,
+    UnexpectedError,
     VersionConflictError,
 )
 from holdfast.core.event import Event
@@ -112,6 +113,7 @@ class Live:
         used_at: monotonic time of the last request.
         based_at: monotonic time at which it came to stand on its snapshot.
         gone: it is not to be used any more.
+        lost: events that could not be written.
         following: requests since somebody began to make a snapshot, for him; None if nobody does.
     """
 
@@ -125,6 +127,7 @@ class Live:
         self.tail = copy.tail
         self.used_at = self.based_at = place.store.world.clock.monotonic()
         self.gone = False
+        self.lost = 0
         self.following: list[tuple[int, Request]] | None = None
         self._tier = tier
         self._outbox: list[_Pending] = []
@@ -147,8 +150,6 @@ class Live:
         """
         if id and (again := self._again(id)) is not None:
             return again
-        if not self.sequence:
-            self._begin()
         self.used_at = self.place.store.world.clock.monotonic()
         try:
             with a_turn():
@@ -156,6 +157,8 @@ class Live:
             answer = Answer(value, self.sequence, request.fired, request.facts.hex(), self._tier)
             if not request.operations:
                 return self._looked(answer)
+            if not self.sequence:
+                self._begin()
             written = self._written_of(request, value)
         except BaseException:
             self.gone = not self._is_untouched()
@@ -309,7 +312,9 @@ class Live:
             try:
                 if any(pending.events for pending in group):
                     await self.place.store.commit(self._unit(group))
-            except HoldfastError as error:
+            except Exception as error:
+                if not isinstance(error, HoldfastError):
+                    error = UnexpectedError(reason=type(error).__name__)
                 self._fail(error, group)
                 return
             self.durable += sum(len(pending.events) for pending in group)
@@ -340,8 +345,9 @@ class Live:
         if isinstance(error, SequenceConflictError | VersionConflictError):
             error = EngineBehindError(memory=self.place.words)
         self._failure = error
-        lost, self._outbox = [*group, *self._outbox], []
-        for pending in lost:
+        failed, self._outbox = [*group, *self._outbox], []
+        self.lost = sum(len(pending.events) for pending in failed)
+        for pending in failed:
             if not pending.future.done():
                 pending.future.set_exception(error.fresh())
 
