@@ -237,7 +237,7 @@ def _take(memory: "ClipsMemory", facts: _Facts) -> None:
         _burn(memory, index)
         if memory.put(template, values) != index:
             raise NotRestoredError(reason=f"fact {index} got another index")
-        memory.take_over(index, template, values)
+        memory.take_over(index, values)
 
 
 def _burn(memory: "ClipsMemory", until: int) -> None:

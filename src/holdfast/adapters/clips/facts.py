@@ -7,6 +7,7 @@ costs what changed.
 Invariant: after `note` this is what the engine holds.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
@@ -15,7 +16,7 @@ import msgspec
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.library import Listener
-from holdfast.adapters.clips.values import Fact, read, read_slot
+from holdfast.adapters.clips.values import Fact, is_exact, read, read_slot
 from holdfast.core.deadline import Deadline
 from holdfast.core.errors import InvalidValueError
 
@@ -32,13 +33,15 @@ class Held(msgspec.Struct, gc=False):
 
     Attributes:
         address: its `Fact *`.
-        template: its name.
+        template: the name of its template.
+        slots: their names, as words.
         kept: values of its slots, as they are kept, packed.
         digest: of template and values.
     """
 
     address: Any
     template: str
+    slots: tuple[str, ...]
     kept: bytes
     digest: int
 
@@ -51,17 +54,21 @@ class Template(NamedTuple):
         name: with its module, unless that is MAIN.
         slots: their names as CLIPS takes them; None for the one of an ordered fact.
         names: the same as words.
+        hashed: the state of a hash that took the name; the beginning of its facts' digests.
     """
 
     name: str
     slots: tuple[bytes | None, ...]
     names: tuple[str, ...]
+    hashed: Any
 
 
-def _held(address: Any, template: str, values: list[Any]) -> Held:
+def _held(address: Any, template: Template, values: Sequence[Any]) -> Held:
+    name, _, names, hashed = template
     kept = _pack(values)
-    digest = blake2b(template.encode() + b"\0" + kept, digest_size=DIGEST_BYTES).digest()
-    return Held(address, template, kept, int.from_bytes(digest, "big"))
+    state = hashed.copy()
+    state.update(kept)
+    return Held(address, name, names, kept, int.from_bytes(state.digest(), "big"))
 
 
 class Facts:
@@ -77,18 +84,19 @@ class Facts:
     def __init__(self, listener: Listener) -> None:
         """Take who hears what changes."""
         self.by_index: dict[int, Held] = {}
-        self.by_template: dict[str, set[int]] = {}
+        self.by_template: defaultdict[str, set[int]] = defaultdict(set)
         self.next = 1
         self._listener = listener
         self._total = 0
         self._begins_anew = False
-        self._templates: dict[int, Template] = {}
+        self._given: tuple[int, Mapping[str, Any]] | None = None
+        self._templates: dict[Any, Template] = {}
         self._box: Any = ffi.new("CLIPSValue *")
 
     @property
     def digest(self) -> bytes:
         """The digest of all facts: equal contents, equal digest, in whatever order."""
-        return self._total.to_bytes(DIGEST_BYTES, "big")
+        return (self._total % _WHOLE).to_bytes(DIGEST_BYTES, "big")
 
     def get(self, index: int) -> Held:
         """
@@ -104,21 +112,24 @@ class Facts:
 
     def note(self) -> tuple[list[int], set[int]]:
         """Take over what the engine changed; return the facts that are new, and those that went."""
+        given, self._given = self._given, None
         came, gone = self._listener.changes()
-        if not came and not gone:
-            return [], gone
+        if not gone:
+            if not came:
+                return [], gone
+            if given is not None and len(came) == 1 and given[0] in came:
+                self._add_given(given[0], came[given[0]], given[1])
+                self._begins_anew = False
+                return [given[0]], gone
         for index in gone:
             # Also one that came and went at once has used its index up.
             self.next = self.next if self._begins_anew else max(self.next, index + 1)
             held = self.by_index.pop(index, None)
             if held is not None:
-                self._total = (self._total - held.digest) % _WHOLE
+                self._total -= held.digest
                 self.by_template[held.template].discard(index)
         for index, address in came.items():
-            held = self.by_index[index] = self._look(index, address)
-            self._total = (self._total + held.digest) % _WHOLE
-            self.by_template.setdefault(held.template, set()).add(index)
-            self.next = max(self.next, index + 1)
+            self._add(index, self._look(index, address))
         self._begins_anew = False
         return sorted(came.keys() - gone), gone - came.keys()
 
@@ -129,16 +140,34 @@ class Facts:
 
     def _look(self, index: int, address: Any) -> Held:
         """Read a fact."""
-        template, slots, _ = self.template(_template_of(address))
-        where, box = f"fact {index} ({template})", self._box
-        return _held(address, template, [read_slot(address, slot, box, where) for slot in slots])
+        template = self.template(_template_of(address))
+        where, box = f"fact {index} ({template.name})", self._box
+        values = [read_slot(address, slot, box, where) for slot in template.slots]
+        return _held(address, template, values)
 
-    def add(self, index: int, address: Any, template: str, values: list[Any]) -> None:
+    def give(self, index: int, slots: Mapping[str, Any]) -> None:
+        """Take a hint with what values a fact was just asserted; those it names are kept so."""
+        self._given = (index, slots)
+
+    def _add_given(self, index: int, address: Any, slots: Mapping[str, Any]) -> None:
+        """Take a fact that is new and alone; what the caller gave need not be read again."""
+        template = self.template(_template_of(address))
+        names = template.names
+        if len(names) == len(slots) and is_exact(slots.values()):
+            self._add(index, _held(address, template, [slots[name] for name in names]))
+        else:
+            self._add(index, self._look(index, address))
+
+    def add(self, index: int, address: Any, values: Sequence[Any]) -> None:
         """Take a fact that was just put there with these values, as they are kept."""
-        held = self.by_index[index] = _held(address, template, values)
-        self._total = (self._total + held.digest) % _WHOLE
-        self.by_template.setdefault(template, set()).add(index)
-        self.next = max(self.next, index + 1)
+        self._add(index, _held(address, self.template(_template_of(address)), values))
+
+    def _add(self, index: int, held: Held) -> None:
+        self.by_index[index] = held
+        self._total += held.digest
+        self.by_template[held.template].add(index)
+        if index >= self.next:
+            self.next = index + 1
 
     def differing(self, some: Sequence[int]) -> int | None:
         """Return the first of some facts that is not in the engine as it is here, or None."""
@@ -150,18 +179,18 @@ class Facts:
 
     def template(self, address: Any) -> Template:
         """Return what is known of a template; an ordered fact has one slot without a name."""
-        number = int(ffi.cast("uintptr_t", address))
-        found = self._templates.get(number)
+        found = self._templates.get(address)
         if found is None:
             name = ffi.string(lib.DeftemplateName(address)).decode()
             module = ffi.string(lib.DeftemplateModule(address)).decode()
             name = name if module == "MAIN" else f"{module}::{name}"
+            hashed = blake2b(name.encode() + b"\0", digest_size=DIGEST_BYTES)
             if lib.ImpliedDeftemplate(address):
-                found = Template(name, (None,), ("",))
+                found = Template(name, (None,), ("",), hashed)
             else:
                 slots = self._slots(address)
-                found = Template(name, tuple(slot.encode() for slot in slots), tuple(slots))
-            self._templates[number] = found
+                found = Template(name, tuple(slot.encode() for slot in slots), tuple(slots), hashed)
+            self._templates[address] = found
         return found
 
     def _slots(self, template: Any) -> list[str]:
@@ -172,15 +201,16 @@ class Facts:
     def shown(self, index: int, deadline: Deadline | None) -> Fact:
         """Return a fact as a caller sees it."""
         held = self.get(index)
-        names = self.template(_template_of(held.address)).names
-        return Fact.held(index, held.template, names, held.kept, deadline)
+        return Fact.held(index, held.template, held.slots, held.kept, deadline)
 
     def having(self, some: Iterable[int], wanted: Mapping[str, Any]) -> Iterator[int]:
         """Give those of some facts that have these values, as they are kept, in these slots."""
+        if not wanted:
+            yield from some
+            return
         for index in some:
             held = self.by_index[index]
-            names = self.template(_template_of(held.address)).names
-            kept = dict(zip(names, unpacked(held.kept), strict=True)) if wanted else {}
+            kept = dict(zip(held.slots, unpacked(held.kept), strict=True))
             if all(slot in kept and kept[slot] == value for slot, value in wanted.items()):
                 yield index
 

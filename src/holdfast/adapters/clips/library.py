@@ -11,8 +11,9 @@ slower and needs nothing.
 Invariant: both ways of listening tell the same, so that the digests agree.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import cffi
 import clips
@@ -21,18 +22,15 @@ from clips import Router
 from clips._clips import ffi, lib
 from clips.common import environment_builder
 
-_HOOKS: Final = """
-bool AddAssertFunction(void *, const char *, void (*)(void *, void *, void *), int, void *);
-bool AddRetractFunction(void *, const char *, void (*)(void *, void *, void *), int, void *);
-bool AddBeforeRuleFiresFunction(void *, const char *, void (*)(void *, void *, void *), int,
-    void *);
-bool RemoveAssertFunction(void *, const char *);
-bool RemoveRetractFunction(void *, const char *);
-bool RemoveBeforeRuleFiresFunction(void *, const char *);
-void genseed(unsigned int);
-"""
-_ADDED: Final = ("AssertFunction", "RetractFunction", "BeforeRuleFiresFunction")
+_ADDED: Final = {
+    "AssertFunction": "Fact",
+    "RetractFunction": "Fact",
+    "BeforeRuleFiresFunction": "Activation",
+}
+"""The hooks, and what each of them is called with."""
 _HEARD_BY: Final = b"holdfast"
+_index_of: Final = lib.FactIndex
+_string: Final = ffi.string
 
 
 class Listener(Protocol):
@@ -71,21 +69,48 @@ def listener(env: Any, supporting: frozenset[str]) -> Listener:
     return Hearing(env, supporting, found) if (found := hooks()) else Looking(env, supporting)
 
 
+class Hooks(NamedTuple):
+    """
+    Functions of the engine that clipspy does not offer, with clipspy's own types: so what the
+    engine tells needs no conversion.
+    """
+
+    add: tuple[Any, ...]
+    remove: tuple[Any, ...]
+    seed: Any
+
+
 @lru_cache(1)
-def hooks() -> Any:
+def hooks() -> Hooks | None:
     """Return the engine's hooks, or None where this build does not offer them."""
     abi = cffi.FFI()
-    abi.cdef(_HOOKS)
+    names = [verb + name for name in _ADDED for verb in ("Add", "Remove")]
+    abi.cdef("".join(f"void {name}(void);" for name in (*names, "genseed")))
     try:
         library = abi.dlopen(extension.__file__)
-        for name in ("genseed", *(verb + name for name in _ADDED for verb in ("Add", "Remove"))):
-            getattr(library, name)
+
+        def named(name: str, shape: str) -> Any:
+            return ffi.cast(shape, int(abi.cast("uintptr_t", getattr(library, name))))
+
+        found = Hooks(
+            tuple([named(f"Add{name}", _adds(what)) for name, what in _ADDED.items()]),
+            tuple([named(f"Remove{name}", "bool(*)(Environment *, char *)") for name in _ADDED]),
+            named("genseed", "void(*)(unsigned int)"),
+        )
     except (OSError, AttributeError):
         return None
-    return (abi, library) if _works((abi, library)) else None
+    return found if _works(found) else None
 
 
-def _works(found: Any) -> bool:
+def _hears(what: str) -> str:
+    return f"void(*)(Environment *, {what} *, void *)"
+
+
+def _adds(what: str) -> str:
+    return f"bool(*)(Environment *, char *, {_hears(what)}, int, void *)"
+
+
+def _works(found: Hooks) -> bool:
     """Try the hooks on an engine of their own; what they say has to be what happened."""
     env = clips.Environment()
     env.build("(defrule r (logical (a ?x)) => (assert (b ?x)))")
@@ -104,49 +129,88 @@ def _rule(line: str) -> str:
     return line.partition(":")[0]
 
 
+def _liner(env: Any) -> Callable[[Any], str]:
+    """
+    Return what writes an activation as a line.
+
+    The engine writes it word by word, and asks every router about every word. Those in Python
+    would cost more than the rule that fires, so they are not asked meanwhile.
+    """
+    raw, builder = env._env, environment_builder(env._env, "string")
+    routers = env.routers()  # A view, which shows later ones too.
+    off, on = lib.DeactivateRouter, lib.ActivateRouter
+
+    def line_of(activation: Any) -> str:
+        names = [router.name.encode() for router in routers]
+        for name in names:
+            off(raw, name)
+        lib.SBReset(builder)
+        lib.ActivationPPForm(activation, builder)
+        for name in names:
+            on(raw, name)
+        return str(_string(builder.contents).decode(errors="replace"))
+
+    return line_of
+
+
 class Hearing:
     """Hears by the engine's own hooks."""
 
     hears_all = True
 
-    def __init__(self, env: Any, supporting: frozenset[str], found: Any) -> None:
+    def __init__(self, env: Any, supporting: frozenset[str], found: Hooks) -> None:
         """Begin to listen."""
-        abi, self._library = found
+        self._env: Any = env._env
+        self._hooks = found
         self.fired: list[str] = []
         self.supported: set[int] = set()
         self._came: dict[int, Any] = {}
         self._gone: set[int] = set()
+        # The line of the rule that fires, if its facts live by what it found.
         self._firing: list[str] = []
-        came, gone, fired, supported = self._came, self._gone, self.fired, self.supported
-        firing = self._firing
-        builder = environment_builder(env._env, "string")
+        # Kept as long as the engine may call them.
+        self._callbacks = [
+            ffi.callback(_hears(what), function)
+            for what, function in zip(
+                _ADDED.values(),
+                (self._asserted(), self._retracted(), self._fires(env, supporting)),
+                strict=True,
+            )
+        ]
+        for add, callback in zip(found.add, self._callbacks, strict=True):
+            add(self._env, _HEARD_BY, callback, 0, ffi.NULL)
+
+    def _asserted(self) -> Any:
+        came, supported, firing = self._came, self.supported, self._firing
 
         def asserted(_env: Any, fact: Any, _context: Any) -> None:
-            pointer = ffi.cast("Fact *", int(abi.cast("uintptr_t", fact)))
-            index = lib.FactIndex(pointer)
-            came[index] = pointer
-            if firing and _rule(firing[0]) in supporting:
+            index = _index_of(fact)
+            came[index] = fact
+            if firing:
                 supported.add(index)
 
+        return asserted
+
+    def _retracted(self) -> Any:
+        came, gone, supported = self._came, self._gone, self.supported
+
         def retracted(_env: Any, fact: Any, _context: Any) -> None:
-            index = lib.FactIndex(ffi.cast("Fact *", int(abi.cast("uintptr_t", fact))))
+            index = _index_of(fact)
             came.pop(index, None)
             gone.add(index)
             supported.discard(index)
 
-        def fires(_env: Any, activation: Any, _context: Any) -> None:
-            lib.SBReset(builder)
-            pointer = ffi.cast("Activation *", int(abi.cast("uintptr_t", activation)))
-            lib.ActivationPPForm(pointer, builder)
-            fired.append(ffi.string(builder.contents).decode(errors="replace").split(None, 1)[1])
-            firing[:] = fired[-1:]
+        return retracted
 
-        shape = "void(void *, void *, void *)"
-        # Kept as long as the engine may call them.
-        self._callbacks = [abi.callback(shape, each) for each in (asserted, retracted, fires)]
-        self._address = abi.cast("void *", int(ffi.cast("uintptr_t", env._env)))
-        for name, callback in zip(_ADDED, self._callbacks, strict=True):
-            getattr(self._library, f"Add{name}")(self._address, _HEARD_BY, callback, 0, abi.NULL)
+    def _fires(self, env: Any, supporting: frozenset[str]) -> Any:
+        fired, firing, line_of = self.fired, self._firing, _liner(env)
+
+        def fires(_env: Any, activation: Any, _context: Any) -> None:
+            line = line_of(activation).split(None, 1)[1]
+            fired.append(line)
+            firing[:] = [line] if supporting and _rule(line) in supporting else []
+
+        return fires
 
     def begin(self) -> None:
         """Forget what fired before."""
@@ -155,19 +219,19 @@ class Hearing:
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return what came, by index, and what went, since the last call."""
         self._firing.clear()  # The operation is over: what is asserted now is nobody's.
-        came, gone = dict(self._came), set(self._gone)
+        came, gone = self._came.copy(), self._gone.copy()
         self._came.clear()
         self._gone.clear()
         return came, gone
 
     def seed(self, number: int) -> None:
         """Have the engine draw from here."""
-        self._library.genseed(number)
+        self._hooks.seed(number)
 
     def close(self) -> None:
         """Listen no more; the engine does not free this by itself."""
-        for name in _ADDED:
-            getattr(self._library, f"Remove{name}")(self._address, _HEARD_BY)
+        for remove in self._hooks.remove:
+            remove(self._env, _HEARD_BY)
 
 
 class Looking:

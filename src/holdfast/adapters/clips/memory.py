@@ -148,10 +148,12 @@ class ClipsMemory:
         """Do one operation of a caller, and keep it."""
         result = self._execute(operation)
         self._operations.append(operation)
-        for index in self.note():
-            seconds = self._ttl.get(self.facts.get(index).template)
-            if seconds is not None and operation[0] != "t":
-                self.do(["t", index, self.deadline(seconds)])
+        new = self.note()
+        if self._ttl and operation[0] != "t":
+            for index in new:
+                seconds = self._ttl.get(self.facts.get(index).template)
+                if seconds is not None:
+                    self.do(["t", index, self.deadline(seconds)])
         return result
 
     def deadline(self, seconds: float) -> list[Any]:
@@ -210,14 +212,15 @@ class ClipsMemory:
     # Operations.
 
     def _execute(self, operation: list[Any]) -> Any:
-        kind, *rest = operation
-        return getattr(self, f"_do_{_NAMES[kind]}")(*rest)
+        return getattr(self, _METHODS[operation[0]])(*operation[1:])
 
     def _do_assert(self, template: str, slots: dict[str, Any]) -> int:
-        return self._put(template, ((slot.encode(), value) for slot, value in slots.items()))
+        index = self._put(template, [(slot.encode(), value) for slot, value in slots.items()])
+        self.facts.give(index, slots)
+        return index
 
     def _put(self, template: str, slots: Iterable[tuple[bytes | None, Any]]) -> int:
-        builder, box = self._builder, self._box
+        builder, box, raw, address = self._builder, self._box, self.raw, self._address
         if lib.FBSetDeftemplate(builder, template.encode()) != lib.FBE_NO_ERROR:
             raise InvalidValueError(
                 what=f"template {template!r}",
@@ -225,8 +228,7 @@ class ClipsMemory:
             )
         try:
             for slot, value in slots:
-                write(self.raw, value, self._address, box)
-                code = lib.FBPutSlot(builder, slot, box)
+                code = lib.FBPutSlot(builder, slot, write(raw, value, address, box))
                 if code:
                     raise _slot_error(template, slot, code)
         except BaseException:
@@ -367,8 +369,9 @@ class ClipsMemory:
     def note(self) -> list[int]:
         """Take over what the engine changed; return the facts that are new."""
         new, gone = self.facts.note()
-        for index in gone:
-            self.deadlines.pop(index, None)
+        if self.deadlines:
+            for index in gone:
+                self.deadlines.pop(index, None)
         return new
 
     def shown(self, index: int) -> Fact:
@@ -383,12 +386,12 @@ class ClipsMemory:
             return self._do_ordered(template, values[0][1])
         return self._put(template, zip(slots, values, strict=True))
 
-    def take_over(self, index: int, template: str, values: list[Any]) -> None:
+    def take_over(self, index: int, values: list[Any]) -> None:
         """Note a fact that was just put there; a capture compares it with what is there."""
         came, gone = self.listener.changes()
         if list(came) != [index] or gone:
             raise NotRestoredError(reason=f"fact {index} did more than to be there")
-        self.facts.add(index, came[index], template, values)
+        self.facts.add(index, came[index], values)
 
     # Other rules.
 
@@ -428,23 +431,23 @@ class ClipsMemory:
         restore(self, part)
 
 
-_NAMES: Final = {
-    "a": "assert",
-    "o": "ordered",
-    "as": "string",
-    "r": "retract",
-    "x": "expire",
-    "t": "limit",
-    "m": "modify",
-    "run": "run",
-    "reset": "reset",
-    "e": "eval",
-    "g": "global",
-    "s": "strategy",
-    "se": "salience",
-    "d": "duplication",
-    "f": "focus",
-    "q": "quiet",
+_METHODS: Final = {
+    "a": "_do_assert",
+    "o": "_do_ordered",
+    "as": "_do_string",
+    "r": "_do_retract",
+    "x": "_do_expire",
+    "t": "_do_limit",
+    "m": "_do_modify",
+    "run": "_do_run",
+    "reset": "_do_reset",
+    "e": "_do_eval",
+    "g": "_do_global",
+    "s": "_do_strategy",
+    "se": "_do_salience",
+    "d": "_do_duplication",
+    "f": "_do_focus",
+    "q": "_do_quiet",
 }
 
 

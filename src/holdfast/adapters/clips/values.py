@@ -14,7 +14,7 @@ The engine is read through its own functions, never through clipspy's fact objec
 what was retracted for ever, and reading some kinds of values with them ends the process.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -71,16 +71,21 @@ class Fact:
         self.template = template
         self.deadline = deadline
         self._values: dict[str, Any] | None = values
-        self._slots: Sequence[str] = ()
-        self._kept = b""
+        self._slots: Sequence[str]
+        self._kept: bytes
 
     @classmethod
     def held(
         cls, index: int, template: str, slots: Sequence[str], kept: bytes, deadline: Deadline | None
     ) -> "Fact":
         """Return one whose values are decoded when somebody looks."""
-        fact = cls(index, template, {}, deadline)
-        fact._values, fact._slots, fact._kept = None, slots, kept
+        fact = cls.__new__(cls)
+        fact.index = index
+        fact.template = template
+        fact.deadline = deadline
+        fact._values = None
+        fact._slots = slots
+        fact._kept = kept
         return fact
 
     @property
@@ -123,6 +128,12 @@ def encoded(value: Any, where: str = "value") -> Any:
         return _text(value, where)
     if kind is Symbol:
         return ["s", _text(str.__str__(value), where)]
+    if kind is int and INT_MIN <= value <= INT_MAX:
+        return value
+    return _encoded_rarer(value, where)
+
+
+def _encoded_rarer(value: Any, where: str) -> Any:
     match value:
         case bool():
             return ["s", "TRUE" if value else "FALSE"]
@@ -136,8 +147,6 @@ def encoded(value: Any, where: str = "value") -> Any:
             return float(value)
         case InstanceName():
             return ["n", _text(str.__str__(value), where)]
-        case Symbol():
-            return ["s", _text(str.__str__(value), where)]
         case str():
             return _text(str.__str__(value), where)
         case bytes():
@@ -160,6 +169,8 @@ def _member(value: Any, where: str) -> Any:
 
 
 def _text(text: str, where: str) -> str:
+    if text.isascii() and "\0" not in text:
+        return text
     if "\0" in text:
         raise EncodeError(path=where, reason="holds a NUL, at which CLIPS would cut it")
     try:
@@ -188,6 +199,18 @@ def _untagged(kind: str, content: Any) -> Any:
             return FactAddress(content)
         case _:
             raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
+
+
+def is_exact(kept: Iterable[Any]) -> bool:
+    """Tell whether values come out of the engine as they were put in: all but bytes, surely."""
+    for value in kept:
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+        if kind is list and value[0] == "m":
+            if not is_exact(value[1]):
+                return False
+        elif kind is bytes or (kind is list and type(value[1]) is bytes):
+            return False  # They come out as text if they are UTF-8 after all.
+    return True
 
 
 # Out of the engine.
@@ -251,7 +274,10 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
     """
     kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
-        box.value = _tagged(env, kept[0], kept[1], address)
+        if kept[0] == "s" and type(kept[1]) is str:
+            box.value = lib.CreateSymbol(env, kept[1].encode())
+        else:
+            box.value = _tagged(env, kept[0], kept[1], address)
     elif kind is str:
         box.value = lib.CreateString(env, kept.encode())
     elif kind is int:
