@@ -250,6 +250,10 @@ class AttachedEngine:
             NotCapturedError: the memory holds what a snapshot would lose; its journal keeps it.
         """
         live = await self._loaded(as_key(key))
+        async with live.making:
+            return await self._make(live)
+
+    async def _make(self, live: Live) -> int:
         try:
             made = await Making(live, self.cadence).run()
         except HoldfastError as error:
@@ -260,14 +264,15 @@ class AttachedEngine:
 
     async def keep_up(self) -> None:
         """Make the snapshots that are due."""
-        now = self._place.store.world.clock.monotonic()
+        clock = self._place.store.world.clock
         for live in list(self._lives.values()):
-            if not live.gone and self.cadence.due(live, now):
-                await self._try_snapshot(live)
+            async with live.making:  # Another one may just be made; then it is not due any more.
+                if not live.gone and self.cadence.due(live, clock.monotonic()):
+                    await self._try(live)
 
-    async def _try_snapshot(self, live: Live) -> None:
+    async def _try(self, live: Live) -> None:
         try:
-            await self.snapshot(live.place.key)
+            await self._make(live)
         except HoldfastError as error:
             log.info("event=no_snapshot memory=%s reason=%s", live.place.words, error)
 
@@ -281,8 +286,9 @@ class AttachedEngine:
         await self.flush()
         if self.cadence.on_close:
             for live in list(self._lives.values()):
-                if live.tail >= self.cadence.least and not live.gone:
-                    await self._try_snapshot(live)
+                async with live.making:
+                    if live.tail >= self.cadence.least and not live.gone:
+                        await self._try(live)
 
     def release(self) -> None:
         """Release the memories, written or not."""

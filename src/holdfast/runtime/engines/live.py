@@ -114,7 +114,8 @@ class Live:
         based_at: monotonic time at which it came to stand on its snapshot.
         gone: it is not to be used any more.
         lost: events that could not be written.
-        following: requests since somebody began to make a snapshot, for him; None if nobody does.
+        making: held by who makes a snapshot.
+        following: requests since he began, for him; None if nobody makes one.
     """
 
     def __init__(self, place: Place, copy: Copy, tier: Tier) -> None:
@@ -128,6 +129,7 @@ class Live:
         self.used_at = self.based_at = place.store.world.clock.monotonic()
         self.gone = False
         self.lost = 0
+        self.making = asyncio.Lock()
         self.following: list[tuple[int, Request]] | None = None
         self._tier = tier
         self._outbox: list[_Pending] = []

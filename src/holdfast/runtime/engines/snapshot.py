@@ -95,8 +95,6 @@ class Making:
             NotCapturedError: there can be none now; says why.
         """
         live = self._live
-        if live.following is not None:
-            raise NotCapturedError(reason="another one is being made")
         live.following = []
         try:
             await live.settled()
