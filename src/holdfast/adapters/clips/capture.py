@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from clips._clips import ffi, lib
-from clips.common import environment_builder
 
 from holdfast.adapters.clips.facts import unpacked
+from holdfast.adapters.clips.library import liner
 from holdfast.adapters.clips.values import read
 from holdfast.core import codec
 from holdfast.core.deadline import Deadline
@@ -34,7 +34,9 @@ _BURN: Final = (
 )
 
 
-_Facts = list[tuple[int, str, list[Any]]]
+_Facts = list[tuple[int, str, msgspec.Raw]]
+_NAMES_A_FACT: Final = msgspec.msgpack.encode(["f", 0])[:-1]
+"""How the address of a fact begins; what does not hold this names no fact."""
 _packed = msgspec.msgpack.Encoder().encode
 
 
@@ -111,6 +113,8 @@ def _check_list(memory: "ClipsMemory") -> None:
 def _check_addresses(memory: "ClipsMemory", some: list[int]) -> None:
     there = memory.facts.by_index
     for index in some:
+        if _NAMES_A_FACT not in there[index].kept:
+            continue
         for value in _members(unpacked(there[index].kept)):
             if isinstance(value, list) and value[0] == "f" and value[1] not in there:
                 raise NotCapturedError(
@@ -176,13 +180,11 @@ def agenda_of(memory: "ClipsMemory") -> list[tuple[str, list[str]]]:
 
 def activations(memory: "ClipsMemory") -> list[tuple[Any, str]]:
     """Return what is pending in the current module."""
-    builder = environment_builder(memory.raw, "string")
+    line_of = liner(memory.env)
     found: list[tuple[Any, str]] = []
     each = lib.GetNextActivation(memory.raw, ffi.NULL)
     while each != ffi.NULL:
-        lib.SBReset(builder)
-        lib.ActivationPPForm(each, builder)
-        found.append((each, ffi.string(builder.contents).decode(errors="replace")))
+        found.append((each, line_of(each)))
         each = lib.GetNextActivation(memory.raw, each)
     return found
 
@@ -233,11 +235,12 @@ def _global(memory: "ClipsMemory", name: str) -> Any:
 
 
 def _take(memory: "ClipsMemory", facts: _Facts) -> None:
-    for index, template, values in facts:
-        _burn(memory, index)
-        if memory.put(template, values) != index:
+    for index, template, kept in facts:
+        if index > memory.facts.next:
+            _burn(memory, index)
+        if memory.put(template, unpacked(kept)) != index:
             raise NotRestoredError(reason=f"fact {index} got another index")
-        memory.take_over(index, values)
+        memory.take_over(index, bytes(kept))
 
 
 def _burn(memory: "ClipsMemory", until: int) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.library import Listener
-from holdfast.adapters.clips.values import Fact, is_exact, read, read_slot
+from holdfast.adapters.clips.values import Fact, is_exact, read, read_slots
 from holdfast.core.deadline import Deadline
 from holdfast.core.errors import InvalidValueError
 
@@ -63,12 +63,18 @@ class Template(NamedTuple):
     hashed: Any
 
 
-def _held(address: Any, template: Template, values: Sequence[Any]) -> Held:
+def _held(address: Any, template: Template, kept: bytes) -> Held:
     name, _, names, hashed = template
-    kept = _pack(values)
     state = hashed.copy()
     state.update(kept)
     return Held(address, name, names, kept, int.from_bytes(state.digest(), "big"))
+
+
+def _places(slots: Sequence[str], wanted: Mapping[str, Any]) -> list[tuple[int, Any]] | None:
+    """Return where the wanted values would be, or None if there are no such slots."""
+    if not all(slot in slots for slot in wanted):
+        return None
+    return [(slots.index(slot), value) for slot, value in wanted.items()]
 
 
 class Facts:
@@ -140,10 +146,13 @@ class Facts:
 
     def _look(self, index: int, address: Any) -> Held:
         """Read a fact."""
+        template, values = self._read(index, address)
+        return _held(address, template, _pack(values))
+
+    def _read(self, index: int, address: Any) -> tuple[Template, list[Any]]:
         template = self.template(_template_of(address))
-        where, box = f"fact {index} ({template.name})", self._box
-        values = [read_slot(address, slot, box, where) for slot in template.slots]
-        return _held(address, template, values)
+        values = read_slots(address, template.slots, self._box, (index, template.name))
+        return template, values
 
     def give(self, index: int, slots: Mapping[str, Any]) -> None:
         """Take a hint with what values a fact was just asserted; those it names are kept so."""
@@ -154,13 +163,14 @@ class Facts:
         template = self.template(_template_of(address))
         names = template.names
         if len(names) == len(slots) and is_exact(slots.values()):
-            self._add(index, _held(address, template, [slots[name] for name in names]))
+            kept = _pack([slots[name] for name in names])
+            self._add(index, _held(address, template, kept))
         else:
             self._add(index, self._look(index, address))
 
-    def add(self, index: int, address: Any, values: Sequence[Any]) -> None:
-        """Take a fact that was just put there with these values, as they are kept."""
-        self._add(index, _held(address, self.template(_template_of(address)), values))
+    def add(self, index: int, address: Any, kept: bytes) -> None:
+        """Take a fact that was just put there with these values, as they are kept and packed."""
+        self._add(index, _held(address, self.template(_template_of(address)), kept))
 
     def _add(self, index: int, held: Held) -> None:
         self.by_index[index] = held
@@ -173,7 +183,8 @@ class Facts:
         """Return the first of some facts that is not in the engine as it is here, or None."""
         for index in some:
             held = self.by_index[index]
-            if self._look(index, held.address).digest != held.digest:
+            template, values = self._read(index, held.address)
+            if template.name != held.template or _pack(values) != held.kept:
                 return index
         return None
 
@@ -208,11 +219,18 @@ class Facts:
         if not wanted:
             yield from some
             return
+        there = self.by_index
+        slots: tuple[str, ...] | None = None
+        places: list[tuple[int, Any]] | None = None
         for index in some:
-            held = self.by_index[index]
-            kept = dict(zip(held.slots, unpacked(held.kept), strict=True))
-            if all(slot in kept and kept[slot] == value for slot, value in wanted.items()):
-                yield index
+            held = there[index]
+            if held.slots is not slots:
+                slots = held.slots
+                places = _places(slots, wanted)
+            if places is not None:
+                kept = unpacked(held.kept)
+                if all(kept[place] == value for place, value in places):
+                    yield index
 
     def clear(self) -> None:
         """Forget all of them."""

@@ -129,7 +129,7 @@ def _rule(line: str) -> str:
     return line.partition(":")[0]
 
 
-def _liner(env: Any) -> Callable[[Any], str]:
+def liner(env: Any) -> Callable[[Any], str]:
     """
     Return what writes an activation as a line.
 
@@ -203,7 +203,7 @@ class Hearing:
         return retracted
 
     def _fires(self, env: Any, supporting: frozenset[str]) -> Any:
-        fired, firing, line_of = self.fired, self._firing, _liner(env)
+        fired, firing, line_of = self.fired, self._firing, liner(env)
 
         def fires(_env: Any, activation: Any, _context: Any) -> None:
             line = line_of(activation).split(None, 1)[1]

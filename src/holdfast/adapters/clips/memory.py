@@ -29,6 +29,7 @@ from holdfast.adapters.clips.values import (
     FactAddress,
     decoded,
     encoded,
+    put_slots,
     read,
     write,
 )
@@ -86,6 +87,7 @@ class ClipsMemory:
         self.hands = Hands(self)
         self._ttl = ttl
         self._relations: set[str] = set()
+        self._slots: dict[str, tuple[bytes | None, ...]] = {}
         self._operations: list[Any] = []
         self._now: tuple[StoreTime, float] = (StoreTime("", 0.0), 0.0)
         self.coming: Head | None = None
@@ -220,24 +222,23 @@ class ClipsMemory:
         return index
 
     def _put(self, template: str, slots: Iterable[tuple[bytes | None, Any]]) -> int:
-        builder, box, raw, address = self._builder, self._box, self.raw, self._address
+        builder = self._builder
         if lib.FBSetDeftemplate(builder, template.encode()) != lib.FBE_NO_ERROR:
             raise InvalidValueError(
                 what=f"template {template!r}",
                 reason="is not defined with slots; ordered facts take values, not slots",
             )
         try:
-            for slot, value in slots:
-                code = lib.FBPutSlot(builder, slot, write(raw, value, address, box))
-                if code:
-                    raise _slot_error(template, slot, code)
+            refused = put_slots(self.raw, builder, slots, self._address, self._box)
+            if refused is not None:
+                raise _slot_error(template, *refused)
         except BaseException:
             lib.FBAbort(builder)
             raise
         return self._asserted(lib.FBAssert(builder), template)
 
     def _asserted(self, fact: Any, what: str) -> int:
-        if fact == ffi.NULL:
+        if not fact:
             self.voices.fail(f"{what} could not be asserted")
             raise EvaluationError(reason=self.voices.failure)
         return int(lib.FactIndex(fact))
@@ -380,18 +381,21 @@ class ClipsMemory:
 
     def put(self, template: str, values: list[Any]) -> int:
         """Assert a fact by its values as they are kept, in the order of its slots."""
-        found = lib.FindDeftemplate(self.raw, template.encode())
-        slots = (None,) if found == ffi.NULL else self.facts.template(found).slots
+        slots = self._slots.get(template)
+        if slots is None:
+            found = lib.FindDeftemplate(self.raw, template.encode())
+            slots = (None,) if found == ffi.NULL else self.facts.template(found).slots
+            self._slots[template] = slots
         if slots == (None,):
             return self._do_ordered(template, values[0][1])
         return self._put(template, zip(slots, values, strict=True))
 
-    def take_over(self, index: int, values: list[Any]) -> None:
+    def take_over(self, index: int, kept: bytes) -> None:
         """Note a fact that was just put there; a capture compares it with what is there."""
         came, gone = self.listener.changes()
-        if list(came) != [index] or gone:
+        if len(came) != 1 or index not in came or gone:
             raise NotRestoredError(reason=f"fact {index} did more than to be there")
-        self.facts.add(index, came[index], values)
+        self.facts.add(index, came[index], kept)
 
     # Other rules.
 

@@ -38,6 +38,10 @@ _INSTANCE_NAME: Final = int(CLIPSType.INSTANCE_NAME)
 _VOID: Final = int(CLIPSType.VOID)
 _NULL: Final = ffi.NULL
 _get_slot: Final = lib.GetFactSlot
+_put_slot: Final = lib.FBPutSlot
+_create_string: Final = lib.CreateString
+_create_integer: Final = lib.CreateInteger
+_create_symbol: Final = lib.CreateSymbol
 _string: Final = ffi.string
 _KINDS: Final = {
     int(CLIPSType.EXTERNAL_ADDRESS): "an external address",
@@ -216,10 +220,29 @@ def is_exact(kept: Iterable[Any]) -> bool:
 # Out of the engine.
 
 
-def read_slot(fact: Any, slot: bytes | None, box: Any, where: str) -> Any:
-    """Return the value of a slot as it is kept; `None` is the one slot of an ordered fact."""
-    _get_slot(fact, _NULL if slot is None else slot, box)
-    return read(box, where)
+def read_slots(
+    fact: Any, slots: Sequence[bytes | None], box: Any, where: tuple[int, str]
+) -> list[Any]:
+    """
+    Return the values of slots as they are kept; `None` is the one slot of an ordered fact.
+
+    Raises:
+        EncodeError: one has no form outside this process; `where` is named: index and template.
+    """
+    values: list[Any] = []
+    for slot in slots:
+        _get_slot(fact, _NULL if slot is None else slot, box)
+        kind = box.header.type
+        # What there is most of, without another call.
+        if kind == _SYMBOL:
+            values.append(["s", _lexeme(box)])
+        elif kind == _INTEGER:
+            values.append(int(box.integerValue.contents))
+        elif kind == _STRING:
+            values.append(_lexeme(box))
+        else:
+            values.append(read(box, "fact {} ({})".format(*where)))
+    return values
 
 
 def read(value: Any, where: str) -> Any:
@@ -262,6 +285,31 @@ def _lexeme(value: Any) -> str | bytes:
 # Into the engine.
 
 
+def put_slots(
+    env: Any, builder: Any, slots: Iterable[tuple[bytes | None, Any]], address: Any, box: Any
+) -> tuple[bytes | None, int] | None:
+    """
+    Put values into slots of a fact that is being built.
+
+    Returns:
+        The first slot that does not take its value, and the code of the reason, or None.
+    """
+    for slot, kept in slots:
+        kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
+        # What there is most of, without another call.
+        if kind is str:
+            box.value = _create_string(env, kept.encode())
+        elif kind is int:
+            box.value = _create_integer(env, kept)
+        elif kind is list and kept[0] == "s" and type(kept[1]) is str:
+            box.value = _create_symbol(env, kept[1].encode())
+        else:
+            write(env, kept, address, box)
+        if code := _put_slot(builder, slot, box):
+            return slot, code
+    return None
+
+
 def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
     """
     Put a value that is kept into a box, and return the box.
@@ -275,13 +323,13 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
     kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
         if kept[0] == "s" and type(kept[1]) is str:
-            box.value = lib.CreateSymbol(env, kept[1].encode())
+            box.value = _create_symbol(env, kept[1].encode())
         else:
-            box.value = _tagged(env, kept[0], kept[1], address)
+            box.value = _tagged(env, kept[0], kept[1], address, box)
     elif kind is str:
-        box.value = lib.CreateString(env, kept.encode())
+        box.value = _create_string(env, kept.encode())
     elif kind is int:
-        box.value = lib.CreateInteger(env, kept)
+        box.value = _create_integer(env, kept)
     elif kind is float:
         box.value = lib.CreateFloat(env, kept)
     else:
@@ -289,7 +337,7 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
     return box
 
 
-def _tagged(env: Any, kind: str, content: Any, address: Any) -> Any:
+def _tagged(env: Any, kind: str, content: Any, address: Any, box: Any) -> Any:
     match kind:
         case "s":
             return lib.CreateSymbol(env, _raw(content))
@@ -298,7 +346,7 @@ def _tagged(env: Any, kind: str, content: Any, address: Any) -> Any:
         case "f":
             return address(content)
         case "m":
-            return _multifield(env, content, address)
+            return _multifield(env, content, address, box)
         case _:
             raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
 
@@ -307,11 +355,12 @@ def _raw(text: str | bytes) -> bytes:
     return text if isinstance(text, bytes) else text.encode()
 
 
-def _multifield(env: Any, items: list[Any], address: Any) -> Any:
+def _multifield(env: Any, items: list[Any], address: Any, box: Any) -> Any:
+    """Return a multifield; each of its values is copied out of the box before the next."""
     if not items:
         return lib.EmptyMultifield(env)
     builder = environment_builder(env, "multifield")
     lib.MBReset(builder)
     for item in items:
-        lib.MBAppend(builder, write(env, item, address, ffi.new("CLIPSValue *")))
+        lib.MBAppend(builder, write(env, item, address, box))
     return lib.MBCreate(builder)
