@@ -30,6 +30,8 @@ from holdfast.runtime.engines.snapshot import Cadence, Making
 from holdfast.runtime.service import breathe, carry_on
 
 IN_MEMORY: Final = 100
+BACKLOG: Final = 10_000
+"""Events of a buffered memory that may wait to be written; who adds to more waits."""
 _BREATH: Final = 16
 log = logging.getLogger("holdfast")
 ALONE: Final[Key] = ()
@@ -125,7 +127,9 @@ class AttachedEngine:
                 continue
             self._place.store.check_admitted()
             answer = await asyncio.shield(live.perform(work, args, id))
-            if live.sequence % _BREATH == 0:
+            if live.unsaved > BACKLOG:
+                await live.settled()
+            elif live.sequence % _BREATH == 0:
                 await breathe()  # Who is answered at once must not keep everybody else waiting.
             if answer is not None:
                 return answer
