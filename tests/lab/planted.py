@@ -42,7 +42,7 @@ from holdfast.testing.orders.schedules import explore
 from holdfast.testing.process.kills import RECOVERY, Forks, Kills
 from holdfast.testing.simulation.simulation import campaign, with_patrons
 from holdfast.testing.trials.cases import Application, Cases
-from tests.lab import traced
+from tests.lab import hunted, traced
 from tests.lab.mistakes import SEEDS_TO_FIND
 from tests.lab.test_machine import Machine
 
@@ -455,6 +455,7 @@ HUNTS: Mapping[str, Callable[[str], list[str]]] = {
     "served-before-restored": by_nouns,
     "stop-forgotten": by_nouns,
     "zombie-counts-as-alive": by_zombies,
+    **hunted.HUNTS,
 }
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def proven() -> Run:
     run.layers = {name: LayerRun(jobs=2, done=2, cpu_seconds=4.0, seeds=[7]) for name in LAYERS}
     counts = {"power": {"images": 50_000, "cuts": 2_000}, "kills": {"kills": 5_000}}
     counts |= {"simulation": {"seeds": 20_000}, "damages": {"damages": 20_000}}
+    counts |= {"engines": {"engines": 1_000}}
     for name, found in counts.items():
         run.layers[name].outcome.counts.update(found)
     run.layers["planted"].outcome.planted["late-sync"] = Hunted("power_loss", found=True)

@@ -36,6 +36,7 @@ from holdfast.store.sqlite.mark import Mark
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.sqlite.wal import examine
 from holdfast.store.writer import Entry, Writer
+from holdfast.testing.lapses import LAPSES
 from holdfast.testing.missteps import MISSTEPS
 from holdfast.testing.slips import SLIPS, replaced
 
@@ -376,6 +377,7 @@ PLANTS: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = Mappin
         "synchronous-normal": _synchronous_normal,
         **SLIPS,
         **MISSTEPS,
+        **LAPSES,
     }
 )
 

@@ -9,6 +9,7 @@ from typing import Any
 from holdfast.testing.disk.images import Scratch
 from holdfast.testing.process.kills import Forks
 from holdfast.testing.trials.cases import Application, Cases
+from holdfast.testing.trials.report import Report
 from tests.lab.layers.outcome import Outcome
 from tests.lab.traced import ROOT
 
@@ -86,3 +87,23 @@ class Hurt:
         for seen, prefix in ((self._cases.sometimes, ""), (self._struck, "killed at ")):
             found.reached.update({f"{what}: {prefix}{name}": n for name, n in seen.items()})
         return found
+
+
+def of_report(what: str, report: Report) -> Outcome:
+    """Return the outcome of a run of the users' lab; a promise not held counts as lost."""
+    cases = report.kills + report.images + report.errors
+    failures = [
+        f"{one.place}: {one.what}"
+        # The server of a job is gone with it; there the job is the replay.
+        + (f"; replay: {one.replay}" if report.store == "sqlite" else "")
+        for one in report.failures
+    ]
+    lost = sum("the invariant does not hold" in one.what for one in report.failures)
+    reached = Counter({f"{what}: {state}": times for state, times in report.sometimes.items()})
+    if report.kills:
+        reached[f"{what}: killed while starting again on {report.store}"] = report.kills_again
+    if report.images:
+        reached[f"{what}: went on after a power cut"] = report.continued
+    if report.errors:
+        reached[f"{what}: raised because a call failed"] = report.raised
+    return Outcome(Counter({what: cases}), lost, len(failures) - lost, failures, reached=reached)

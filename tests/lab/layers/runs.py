@@ -1,7 +1,6 @@
 """The layer of runs and pipelines: their program in the users' crash lab, and at every point."""
 
 import io
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import partial
@@ -11,7 +10,7 @@ from typing import Final
 from holdfast.testing.crashlab import crashlab
 from holdfast.testing.server import PostgresServer
 from holdfast.testing.trials.report import Report
-from tests.lab.layers.hurt import Hurt
+from tests.lab.layers.hurt import Hurt, of_report
 from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.outcomes import invariant
 from tests.lab.runs import work
@@ -57,14 +56,14 @@ def runs(wish: Wish) -> Iterator[Job]:
 
 def suffer(seed: int, kills: int = 0, images: int = 0, errors: int = 0) -> Outcome:
     """Do to the program what a crash can do, on SQLite."""
-    return _of_report(_run(seed, kills, images, errors))
+    return of_report("runs", _run(seed, kills, images, errors))
 
 
 def on_postgres(seed: int, kills: int) -> Outcome:
     """Kill the program on a server that goes on."""
     with PostgresServer() as server:
         server.start()
-        return _of_report(_run(seed, kills, 0, 0, server.url))
+        return of_report("runs", _run(seed, kills, 0, 0, server.url))
 
 
 def strike(seed: int, kills: int) -> Outcome:
@@ -115,19 +114,3 @@ def _run(seed: int, kills: int, images: int, errors: int, store: str = "") -> Re
             errors=errors,
             store=store,
         )
-
-
-def _of_report(report: Report) -> Outcome:
-    """Return the outcome of a run; a promise that does not hold counts as lost."""
-    cases = report.kills + report.images + report.errors
-    failures = [
-        f"{one.place}: {one.what}"
-        # The server of a job is gone with it; there the job is the replay.
-        + (f"; replay: {one.replay}" if report.store == "sqlite" else "")
-        for one in report.failures
-    ]
-    lost = sum("the invariant does not hold" in one.what for one in report.failures)
-    reached = Counter({f"runs: {what}": times for what, times in report.sometimes.items()})
-    if report.kills:
-        reached[f"runs: killed while starting again on {report.store}"] = report.kills_again
-    return Outcome(Counter(runs=cases), lost, len(failures) - lost, failures, reached=reached)
