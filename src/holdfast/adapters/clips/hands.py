@@ -13,7 +13,7 @@ from clips import SalienceEvaluation, Strategy
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.rules import check_expression
-from holdfast.adapters.clips.values import Fact, decoded, encoded, read
+from holdfast.adapters.clips.values import Fact, decoded, encoded, encoded_slots, read
 from holdfast.core.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Hands:
             EvaluationError: a condition failed on it.
         """
         if slots or template in self._templates():
-            kept = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
+            kept = encoded_slots(slots)
             index = self.memory.do(["a", template, kept])
         else:
             if _RELATION.fullmatch(template) is None:
@@ -77,7 +77,7 @@ class Hands:
 
     def modify(self, fact: Fact | int, /, **slots: Any) -> Fact:
         """Change slots of a fact; it keeps its index, and rules see a new one."""
-        kept = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
+        kept = encoded_slots(slots)
         return self.memory.shown(self.memory.do(["m", _index(fact), kept]))
 
     def run(self, limit: int | None = None) -> int:
@@ -109,7 +109,7 @@ class Hands:
         memory = self.memory
         facts = memory.facts
         some = facts.by_index if template is None else facts.by_template.get(template, ())
-        wanted = {slot: encoded(value, f"slot {slot}") for slot, value in slots.items()}
+        wanted = encoded_slots(slots)
         return [memory.shown(index) for index in facts.having(sorted(some), wanted)]
 
     def fired(self) -> Sequence[str]:

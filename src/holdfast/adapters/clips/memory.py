@@ -28,7 +28,7 @@ from holdfast.adapters.clips.values import (
     Fact,
     FactAddress,
     decoded,
-    encoded,
+    encoded_slots,
     put_slots,
     read,
     write,
@@ -408,7 +408,7 @@ class ClipsMemory:
         for index in sorted(self.facts.by_index):
             self.do(["r", index])
         for fact in contents:
-            slots = {slot: encoded(value, f"slot {slot}") for slot, value in fact.values.items()}
+            slots = encoded_slots(fact.values)
             if "" in slots:
                 index = self.do(["o", fact.template, slots[""][1]])
             else:

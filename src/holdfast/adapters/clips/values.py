@@ -14,7 +14,7 @@ The engine is read through its own functions, never through clipspy's fact objec
 what was retracted for ever, and reading some kinds of values with them ends the process.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -164,6 +164,26 @@ def _encoded_rarer(value: Any, where: str) -> Any:
             return ["f", value.index]
         case _:
             raise EncodeError(path=where, reason=f"is a {type(value).__name__}, which CLIPS lacks")
+
+
+def encoded_slots(slots: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the values of slots as the plain ones that are kept.
+
+    Raises:
+        EncodeError: CLIPS has no such value, or would change it.
+    """
+    kept: dict[str, Any] = {}
+    for slot, value in slots.items():
+        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
+        # What there is most of, without another call.
+        if (kind is int and INT_MIN <= value <= INT_MAX) or (
+            kind is str and value.isascii() and "\0" not in value
+        ):
+            kept[slot] = value
+        else:
+            kept[slot] = encoded(value, f"slot {slot}")
+    return kept
 
 
 def _member(value: Any, where: str) -> Any:
