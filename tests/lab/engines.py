@@ -158,7 +158,7 @@ def _reference(case: Case, requests: list[tuple[Request, bool]]) -> Any:
         assert done.agrees(again), f"{case.name} ({case.suite}): request {request.id} differs"
         assert done.operations == request.operations
         if marked:
-            parts = list(memory.capture())
+            parts = [part for part in memory.capture() if part]
             memory.close()
             memory = case.engine.fresh()
             for part in parts:
