@@ -205,3 +205,43 @@ def test_snapshots_are_made_when_they_are_due(store_url: str) -> None:
             assert await snapshot_after(0, 2.0) == 0
 
     asyncio.run(run())
+
+
+def test_a_damaged_event_that_nobody_needs_stops_no_snapshot(kept_url: str) -> None:
+    """X9, F10. It is trimmed with the rest, and noted; the answers behind it stay."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt)
+            for number in range(3):
+                await attached.request(add, "a", id=f"r{number}")
+            await attached.snapshot()
+        change(kept_url, "UPDATE event SET payload = %s WHERE sequence = 2 AND type = %s")
+        once = Cadence(requests=10**6, seconds=1e9, idle=1e9, on_close=False, kept=1)
+        async with holdfast.open(kept_url) as rt:
+            attached = await attach(rt, cadence=once)
+            await attached.request(add, "a")
+            made = await attached.snapshot()
+            assert (await rt.history(STREAM).info()).first_sequence == made + 1
+            assert only(attached).reason == "" and "damaged" in " ".join(rt.health().degraded)
+            assert (await attached.request(counts)).value == {"a": 4}
+
+    asyncio.run(run())
+
+
+def change(url: str, statement: str) -> None:
+    """Damage an event behind the store's back."""
+    values = (b"\x00", "engine.requested")
+    if url.startswith("sqlite"):
+        import apsw
+
+        connection = apsw.Connection(url.removeprefix("sqlite:///"))
+        connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
+        connection.execute(statement.replace("%s", "?"), values)
+        connection.close()
+        return
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.replace("event", "holdfast.event", 1).encode(), values)

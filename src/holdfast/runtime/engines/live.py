@@ -276,7 +276,6 @@ class Live:
         self, events: tuple[Event, ...], writes: tuple[Write, ...], answer: Answer | None
     ) -> "asyncio.Future[Answer | None]":
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        future.add_done_callback(_seen)
         self._outbox.append(_Pending(events, writes, answer, future))
         self.sequence += len(events)
         if self._tier is DURABLE or len(self._outbox) >= GROUP:
@@ -352,6 +351,7 @@ class Live:
         for pending in failed:
             if not pending.future.done():
                 pending.future.set_exception(error.fresh())
+                pending.future.exception()  # Read once: nobody may wait for it any more.
 
     def close(self) -> None:
         """Release the memory; it is not used again."""
@@ -364,9 +364,3 @@ def _ready(answer: Answer) -> "asyncio.Future[Answer | None]":
     future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
     future.set_result(answer)
     return future
-
-
-def _seen(future: "asyncio.Future[Answer | None]") -> None:
-    """Read a failure once, so that one nobody waits for any more is not logged."""
-    if not future.cancelled():
-        future.exception()

@@ -63,7 +63,7 @@ from holdfast.store.port import SnapshotRow
 
 PAGE: Final = 1_000
 _LISTED: Final = 100
-_UNFIT: Final = (DamagedError, CodecError, NotCapturedError)
+_UNFIT: Final = (DamagedError, CodecError, NotCapturedError, TooOldError)
 
 
 async def known(place: Place) -> Known | None:

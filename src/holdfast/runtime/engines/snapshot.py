@@ -23,7 +23,7 @@ from typing import Final
 import msgspec
 
 from holdfast.core.engine import ANSWERS
-from holdfast.core.errors import EncodeError, InvalidValueError, LimitError
+from holdfast.core.errors import DamagedError, EncodeError, InvalidValueError, LimitError
 from holdfast.core.refusal import NotCapturedError, NotRestoredError
 from holdfast.core.unit import SNAPSHOTS_KEPT, DeleteRecord, PutSnapshot, TrimStream, Write
 from holdfast.runtime.engines.copy import Copy, rebase, redo
@@ -159,8 +159,10 @@ class Making:
         head, _ = await place.store.events(place.stream, before - 1, 1)
         after = before - 1 if head is None else head.first_sequence - 1
         key = (place.name, *place.key)
-        return tuple(
-            DeleteRecord(ANSWERS, (*key, request.id))
-            for _, request in requests_of(await tail_of(place, after, before - 1))
-            if request.id
-        )
+        try:
+            requests = requests_of(await tail_of(place, after, before - 1))
+        except DamagedError as damage:
+            # What nobody can read any more goes all the same; the answers stay, and do no harm.
+            await place.damages.note(damage)
+            return ()
+        return tuple(DeleteRecord(ANSWERS, (*key, one.id)) for _, one in requests if one.id)
