@@ -160,7 +160,7 @@ async def _work(lab: Lab, damaged: str) -> None:
                 assert stream_of(name, key) == damaged, f"{name} {key} is refused"
                 lab.sometimes("a damaged journal was refused")
                 continue
-            scripts.append(_Script(lab, engines[name], key, damaged).play(done_of(seen)))
+            scripts.append(_Script(lab, engines[name], key).play(done_of(seen)))
         for ended in await asyncio.gather(*scripts, return_exceptions=True):
             if ended is not None:
                 raise ended
@@ -169,9 +169,8 @@ async def _work(lab: Lab, damaged: str) -> None:
 class _Script:
     """The requests to one memory."""
 
-    def __init__(self, lab: Lab, engine: AttachedEngine, key: Key, damaged: str) -> None:
+    def __init__(self, lab: Lab, engine: AttachedEngine, key: Key) -> None:
         self._lab = lab
-        self._damaged = damaged
         self._engine = engine
         self._key = key
 
@@ -216,7 +215,7 @@ class _Script:
 
 
 async def _damage(lab: Lab) -> str:
-    """Change a stored snapshot, or an event behind the newest; return the journal it is of."""
+    """Damage a stored snapshot, or an event behind the newest; return whose journal that is."""
     async with lab.open():
         pass  # What is in the log of the database goes into its file.
     with closing(apsw.Connection(str(lab.folder / Path(lab.url).name))) as store:
@@ -230,7 +229,7 @@ async def _damage(lab: Lab) -> str:
         return ""
     lab.acknowledged(["damaged", what, stream])
     lab.sometimes(f"{what} was damaged")
-    return stream
+    return stream if what == "an event" else ""
 
 
 def _damaged(store: apsw.Connection, rng: Random, stream: str) -> str:

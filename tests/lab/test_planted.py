@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from holdfast.testing.faults import PLANTS
-from tests.lab.hunted import by_a_slow_commit, by_damaged_engines, by_engines
+from tests.lab.hunted import by_a_damaged_snapshot, by_a_slow_commit, by_engines
 from tests.lab.planted import (
     HUNTS,
     SEED,
@@ -48,7 +48,7 @@ def test_a_planted_bug_is_found(plant: str) -> None:
         by_a_foreign_lock,
         by_a_slow_commit,
         by_another_process,
-        by_damaged_engines,
+        by_a_damaged_snapshot,
         by_engines,
         by_kills_behind_an_edit,
         by_kills_of_recovery,
