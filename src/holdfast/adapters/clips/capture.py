@@ -224,14 +224,7 @@ def _begin(memory: "ClipsMemory", head: Head) -> None:
     lib.SetFactDuplication(memory.raw, True)
     lib.Build(memory.raw, _BURN.encode())
     for name, value in head.globals:
-        lib.DefglobalSetValue(_global(memory, name), memory.value(value))
-
-
-def _global(memory: "ClipsMemory", name: str) -> Any:
-    found = lib.FindDefglobal(memory.raw, name.encode())
-    if found == ffi.NULL:
-        raise NotRestoredError(reason=f"there is no global {name}")
-    return found
+        lib.DefglobalSetValue(memory.global_of(name), memory.value(value))
 
 
 def _take(memory: "ClipsMemory", facts: _Facts) -> None:

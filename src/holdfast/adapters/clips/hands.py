@@ -123,11 +123,8 @@ class Hands:
         Raises:
             InvalidValueError: it is not defined.
         """
-        found = lib.FindDefglobal(self.memory.raw, name.encode())
-        if found == ffi.NULL:
-            raise InvalidValueError(what=f"global {name!r}", reason="is not defined")
         box = ffi.new("CLIPSValue *")
-        lib.DefglobalGetValue(found, box)
+        lib.DefglobalGetValue(self.memory.global_of(name), box)
         return decoded(read(box, name))
 
     def set_global(self, name: str, value: Any) -> None:

@@ -143,7 +143,7 @@ class ClipsMemory:
         self.listener.seed(seed)
         if self._is_raw:
             self._is_raw = False
-            self._reset()
+            self._do_reset()
             self.note()
 
     def do(self, operation: list[Any]) -> Any:
@@ -313,9 +313,6 @@ class ClipsMemory:
         return fired
 
     def _do_reset(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
         lib.Reset(self.raw)
         self.deadlines.clear()
         self.listener.supported.clear()
@@ -329,10 +326,7 @@ class ClipsMemory:
         return decoded(read(box, "the result"))
 
     def _do_global(self, name: str, value: Any) -> None:
-        found = lib.FindDefglobal(self.raw, name.encode())
-        if found == ffi.NULL:
-            raise InvalidValueError(what=f"global {name!r}", reason="is not defined")
-        lib.DefglobalSetValue(found, self.value(value))
+        lib.DefglobalSetValue(self.global_of(name), self.value(value))
 
     def _do_strategy(self, number: int) -> None:
         lib.SetStrategy(self.raw, number)
@@ -354,6 +348,18 @@ class ClipsMemory:
 
     def _address(self, index: int) -> Any:
         return self.facts.get(index).address
+
+    def global_of(self, name: str) -> Any:
+        """
+        Return a global.
+
+        Raises:
+            InvalidValueError: there is none of this name.
+        """
+        found = lib.FindDefglobal(self.raw, name.encode())
+        if found == ffi.NULL:
+            raise InvalidValueError(what=f"global {name!r}", reason="is not defined")
+        return found
 
     def module(self, name: str) -> Any:
         """

@@ -18,7 +18,7 @@ from holdfast.runtime.boot import Progress
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.engines.attached import ALONE, IN_MEMORY, AttachedEngine, MemoryStatus
 from holdfast.runtime.engines.engine import Engine
-from holdfast.runtime.engines.load import check_rules, known, unread
+from holdfast.runtime.engines.load import check_rules, known, known_of, unread
 from holdfast.runtime.engines.place import Migrate, Place
 from holdfast.runtime.engines.snapshot import Cadence
 from holdfast.runtime.service import Service
@@ -47,6 +47,7 @@ class Engines:
         self._threads = ThreadPoolExecutor(_THREADS, "holdfast-engine")
         self._attached: dict[str, AttachedEngine] = {}
         self._coming = ""
+        self._serves = self._on_duty = False
         self._flusher = _Flusher(self._attached, flush_interval)
         self._keeper = _Keeper(self._attached)
 
@@ -95,7 +96,9 @@ class Engines:
         )
         self._coming = name
         try:
-            await self._restore(attached, lambda _: None)
+            await self._check_rules(attached)
+            if await known(attached.place()) is not None:
+                await attached.load()
         except BaseException:
             del self._attached[name]
             raise
@@ -129,6 +132,7 @@ class Engines:
         )
         attached = AttachedEngine(place, tier, cadence or Cadence(), in_memory)
         self._attached[name] = attached
+        self._begin_duties()
         return attached
 
     # Its part of the boot.
@@ -148,15 +152,10 @@ class Engines:
         report: dict[str, Any] = {}
         for step in steps:
             attached = self._attached[step.name]
-            await self._restore(attached, progress)
+            await attached.load(progress=progress)
             told = [_told(memory) for memory in attached.memories()]
             report[step.name] = told[0]
         return report
-
-    async def _restore(self, attached: AttachedEngine, progress: Progress) -> None:
-        await self._check_rules(attached)
-        if await known(attached.place()) is not None:
-            await attached.load(ALONE, progress)
 
     async def _check_rules(self, attached: AttachedEngine) -> None:
         """Refuse rules by which a memory with a key was not made, before anybody asks for it."""
@@ -166,14 +165,20 @@ class Engines:
             lambda reader: reader.records(KIND, begin, prefix_end(begin), 1, None)
         )
         for row in rows:
-            await check_rules(attached.place(row.key[1:]))
+            check_rules(attached.place(row.key[1:]), known_of(row))
 
     # Its duties.
 
     def start(self) -> None:
-        """Begin to write what is buffered, and to make snapshots."""
-        self._flusher.start()
-        self._keeper.start()
+        """Begin to write what is buffered, and to make snapshots; with the first engine."""
+        self._serves = True
+        self._begin_duties()
+
+    def _begin_duties(self) -> None:
+        if self._serves and self._attached and not self._on_duty:
+            self._on_duty = True
+            self._flusher.start()
+            self._keeper.start()
 
     async def flush(self) -> None:
         """Write what is not durable; a barrier."""

@@ -45,7 +45,7 @@ from holdfast.core.refusal import (
     NotCapturedError,
     RulesChangedError,
 )
-from holdfast.core.unit import Append, AtSequence, PutRecord, Unit, Write
+from holdfast.core.unit import Append, AtSequence, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.engines.copy import (
     Copy,
     Numbered,
@@ -69,9 +69,7 @@ _UNFIT: Final = (DamagedError, CodecError, NotCapturedError, TooOldError)
 async def known(place: Place) -> Known | None:
     """Return what is known of a memory without loading it, or None if it never began."""
     row = await place.store.read(lambda reader: reader.record(KIND, (place.name, *place.key)))
-    if row is None or row.value is None:
-        return None
-    return codec.decode_as(row.value, Known, "working memory")
+    return None if row is None or row.value is None else known_of(row)
 
 
 async def unread(place: Place) -> int:
@@ -84,18 +82,18 @@ async def unread(place: Place) -> int:
     return 1 + last - max(found.begun, rows[0].sequence if rows else 0)
 
 
-async def check_rules(place: Place) -> None:
+def known_of(row: RecordRow) -> Known:
+    """Return what a record says of a memory."""
+    return codec.decode_as(row.value or b"", Known, "working memory")
+
+
+def check_rules(place: Place, found: Known) -> None:
     """
-    Return if a memory was made by these rules, can be migrated to them, or never began.
+    Return if a memory was made by these rules, or can be migrated to them.
 
     Raises:
         RulesChangedError: it was made by others.
     """
-    if (found := await known(place)) is not None:
-        _check(place, found)
-
-
-def _check(place: Place, found: Known) -> None:
     if found.fingerprint != place.engine.fingerprint and place.migrate is None:
         raise RulesChangedError(
             memory=place.words, stored=found.fingerprint, current=place.engine.fingerprint
@@ -119,7 +117,7 @@ async def load(place: Place, until: int | None = None, progress: Progress = unto
     found = await known(place)
     if found is None:
         return await place.aside(fresh, place)
-    _check(place, found)
+    check_rules(place, found)
     if found.fingerprint != place.engine.fingerprint:
         return await migrated(place, found)
     tried = 0
