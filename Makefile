@@ -21,7 +21,7 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 NODE = $(shell command -v node >/dev/null 2>&1 || echo 'pyright[nodejs]')
 
 .DEFAULT_GOAL = help
-.PHONY: help demo test check check-format check-style check-mypy check-pyright check-imports
+.PHONY: help demo test browser check check-format check-style check-mypy check-pyright check-imports
 .PHONY: lab lab-nightly bench examples format clean
 
 help: ## list the commands
@@ -31,7 +31,7 @@ demo: $(STAMP) ## the main job on real input with kills (DEMO_ARGS="...")
 	@echo "== demo: real input, killed again and again; nothing acknowledged may be lost"
 	@$(BIN)/holdfast demo $(DEMO_ARGS)
 
-test: $(STAMP) ## everything CI runs: check, all tests, the crash lab (TEST_ARGS="...", LAB_ARGS="...")
+test: $(STAMP) browser ## everything CI runs: check, all tests, the crash lab (TEST_ARGS="...", LAB_ARGS="...")
 	@started=$$(date +%s); failed=; \
 	$(MAKE) -k check || failed=" check"; \
 	echo "== tests: on SQLite and PostgreSQL, $(JOBS) at a time"; \
@@ -40,6 +40,13 @@ test: $(STAMP) ## everything CI runs: check, all tests, the crash lab (TEST_ARGS
 	took=$$(( $$(date +%s) - started )); \
 	if [ -n "$$failed" ]; then echo "make test: FAILED in$$failed ($$took s)"; exit 1; fi; \
 	echo "make test: format, style, types, imports, tests and lab are all right ($$took s)"
+
+browser: ## a browser for the tests, from the system's packages (as root, where there is none)
+	@command -v chromedriver >/dev/null 2>&1 || { \
+		echo "== browser: chromium and its driver, from the system's packages"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+			--no-install-recommends chromium chromium-driver >/dev/null; } \
+	|| echo "browser: could not be installed; its tests will say so"
 
 check: check-format check-style check-mypy check-pyright check-imports ## what needs no test run: format, style, types, import contracts
 

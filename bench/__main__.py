@@ -19,12 +19,14 @@ from bench.runs import LOADS as RUN_LOADS
 from bench.runs import inflight, recovery, replay, steps
 from bench.size import growth, import_time, memory
 from bench.state import boot, edit, flush
+from bench.stream import stream
 
 Row = Callable[[Place, str], Awaitable[list[Result]]]
 
 ROWS: dict[str, Row] = {
     **{load.name: partial(append, load=load) for load in LOADS},
     "follow": follow,
+    "stream": stream,
     "read": read,
     "stall": stall,
     "flush": flush,

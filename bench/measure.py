@@ -76,6 +76,11 @@ class Stopwatch:
         return Rate(count, count / wall, cpu / max(count, 1) * 1e6)
 
 
+def now() -> float:
+    """Return a moment in seconds that is the same one in every process of this machine."""
+    return time.monotonic()
+
+
 def middle(rates: list[Rate]) -> Rate:
     """Return the medians."""
     return Rate(

@@ -13,7 +13,7 @@ from bench.bare import Bare, BarePostgres, BareSqlite
 from bench.measure import sync_rate
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.world import World
-from holdfast.runtime.runtime import Opening
+from holdfast.runtime.opening import Opening
 from holdfast.testing.server import PostgresServer
 
 STORES = ("sqlite", "postgresql")
@@ -34,6 +34,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         replayed: steps of the run that `replay` reads back.
         repeats: how often it does; making the peer's takes long.
         inflight: runs in a step when `inflight` comes back.
+        subscribers: sockets that follow one stream.
+        streamed: events that arrive meanwhile.
+        streamed_alone: events whose delay is measured, one after the other.
     """
 
     seconds: float = 0.5
@@ -47,6 +50,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     replayed: int = 10_000
     repeats: int = 1
     inflight: int = 10_000
+    subscribers: int = 1_000
+    streamed: int = 100_000
+    streamed_alone: int = 500
 
 
 class Place:

@@ -22,7 +22,9 @@ from holdfast.core.errors import (
 from holdfast.core.event import Event, RecordedEvent
 from holdfast.core.ledger import ASK, REPORT, RESUME, SUSPEND, EntryState, Policy
 from holdfast.core.machine import Machine, Transition
+from holdfast.core.redaction import Redaction
 from holdfast.core.run import Retry, Status, Verdict
+from holdfast.core.secret import Secret
 from holdfast.core.tier import BUFFERED, DURABLE, EPHEMERAL, Tier
 from holdfast.core.unit import (
     Append,
@@ -45,9 +47,11 @@ from holdfast.core.unit import (
     Unit,
 )
 from holdfast.runtime.exact import register
+from holdfast.runtime.opening import open
+from holdfast.runtime.outcome import Outcome
 from holdfast.runtime.runs.run import Run
 from holdfast.runtime.runs.step import Step
-from holdfast.runtime.runtime import Options, Outcome, Runtime, open
+from holdfast.runtime.runtime import Keyring, Options, Runtime
 from holdfast.runtime.sessions.state import field, state
 
 if TYPE_CHECKING:
@@ -74,6 +78,7 @@ __all__ = [
     "FenceError",
     "GrantLease",
     "HoldfastError",
+    "Keyring",
     "Machine",
     "MendRecord",
     "NotFoundError",
@@ -87,12 +92,14 @@ __all__ = [
     "REPORT",
     "RESUME",
     "RecordedEvent",
+    "Redaction",
     "ReleaseLease",
     "RenewLease",
     "Retry",
     "Run",
     "Runtime",
     "SUSPEND",
+    "Secret",
     "StageOutcome",
     "StateError",
     "Status",

@@ -3,6 +3,7 @@
 import sys
 
 from holdfast.core.errors import MissingExtraError
+from holdfast.core.exits import exit_of
 
 
 def main() -> None:
@@ -12,8 +13,9 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"typer", "rich"}:
             raise
-        sys.stderr.write(f"{MissingExtraError(feature='the command line', extra='cli')}\n")
-        sys.exit(3)
+        missing = MissingExtraError(feature="the command line", extra="cli")
+        sys.stderr.write(f"{missing}\n")
+        sys.exit(int(exit_of(missing)))
     sys.exit(run())
 
 

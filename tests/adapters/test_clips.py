@@ -343,6 +343,22 @@ def test_the_fingerprint_is_that_of_the_constructs_in_order(tmp_path: Path) -> N
     assert len({engine.fingerprint for engine in others} | same) == 4
 
 
+def test_a_name_means_the_template_of_the_module_that_is_current() -> None:
+    """N1. Also when the same name was asserted in another module just before."""
+    rules = "(defmodule MAIN) (defmodule A) (deftemplate A::t (slot x)) " + (
+        "(defmodule B) (deftemplate B::t (slot x) (slot y))"
+    )
+    memory = ClipsEngine(rules).fresh()
+    memory.begin(1, NOW, 0.0)
+    found = []
+    for module in ("A", "B", "A"):
+        memory.hands.eval(f"(set-current-module {module})")
+        fact = memory.hands.assert_fact("t", x=len(found))
+        found.append((fact.template, fact.values["x"]))
+    assert found == [("A::t", 0), ("B::t", 1), ("A::t", 2)]
+    memory.close()
+
+
 def test_facts_that_clips_lost_from_its_list_are_not_kept_as_if_all_were_well() -> None:
     """N3. CLIPS 6.4 can lose facts when it modifies one whose retraction takes others along."""
     rules = """(deftemplate T0 (slot a)) (deftemplate T1 (slot b))

@@ -5,6 +5,7 @@ Every command runs as a process of its own, on SQLite and on PostgreSQL.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,25 @@ import psycopg
 import pytest
 
 import holdfast
-from holdfast.cli.exits import Ending, ending_of
 from holdfast.core import errors
+from holdfast.core.exits import Exit, exit_of, exit_of_check
+from holdfast.core.refusal import NotReadyError, RunCancelledError, RunFailedError
 from tests.cli.invocation import HOLDFAST, SECRET, documents, fill, invoke, run
 
-COMMANDS = ("demo", "verify", "streams", "events", "info", "migrate", "export", "import")
+COMMANDS = (
+    "demo",
+    "verify",
+    "streams",
+    "events",
+    "info",
+    "migrate",
+    "export",
+    "import",
+    "restore",
+    "doctor",
+    "gc",
+    "query",
+)
 
 
 def damage(url: str) -> None:
@@ -45,7 +60,7 @@ def test_help_shows_an_example_and_the_exit_codes(command: str) -> None:
     done = invoke(command, "--help")
     assert done.returncode == 0
     assert f"holdfast {command} " in done.stdout.split("Example:")[1]
-    assert "Exit codes: 0 done; 1 damage found" in done.stdout
+    assert "Exit codes: 0 done" in done.stdout
 
 
 def test_verify_ends_with_0_if_all_is_well(store: str) -> None:
@@ -55,43 +70,48 @@ def test_verify_ends_with_0_if_all_is_well(store: str) -> None:
     assert "all well" in done.stderr
 
 
-def test_verify_names_stream_and_sequence_of_damage_and_ends_with_1(store: str) -> None:
+def test_verify_names_stream_and_sequence_of_damage_and_ends_with_9(store: str) -> None:
     """X3, X13, X12: damage is named exactly, its content is not shown."""
     damage(store)
     done = invoke("verify", store, "--json")
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 9, done.stderr
     (finding,) = documents(done)
     assert (finding["name"], finding["sequence"]) == ("chat/user-42", 2)
     table = invoke("verify", store=store)
-    assert table.returncode == 1
+    assert table.returncode == 9
     assert "chat/user-42" in table.stdout
     assert SECRET not in done.stdout + done.stderr + table.stdout + table.stderr
 
 
-def test_verify_of_a_file_that_was_cut_ends_with_1(tmp_path: Path) -> None:
+def test_verify_of_a_file_that_was_cut_ends_with_9(tmp_path: Path) -> None:
     """X13: a store that is refused because of damage is damage found."""
     path = tmp_path / "store.db"
     run(fill(f"sqlite:///{path}"))
     os.truncate(path, 100)
     done = invoke("verify", f"sqlite:///{path}")
-    assert done.returncode == 1
+    assert done.returncode == 9
     assert "a copy is in" in done.stderr
 
 
 @pytest.mark.parametrize(
-    "words", ["sqlite:///{}/no.db", "sqlite:///{}/no/folder.db", "postgresql:///x?host={}"]
+    ("words", "code"),
+    [
+        ("sqlite:///{}/no.db", 10),
+        ("sqlite:///{}/no/folder.db", 10),
+        ("postgresql:///x?host={}", 13),
+    ],
 )
-def test_verify_of_nothing_ends_with_3_and_makes_nothing(words: str, tmp_path: Path) -> None:
-    """X13: could not check is not the same as damaged, nor as sound."""
+def test_verify_of_nothing_makes_nothing_and_says_so(words: str, code: int, tmp_path: Path) -> None:
+    """X13: no store, or none that could be checked, is neither damaged nor sound."""
     done = invoke("verify", words.format(tmp_path))
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == code, done.stderr
     assert done.stderr.startswith("holdfast: ")
     assert not list(tmp_path.iterdir())
 
 
-def test_verify_of_an_empty_database_ends_with_3(empty: str) -> None:
+def test_verify_of_an_empty_database_ends_with_10(empty: str) -> None:
     """A server without a store, or no file: nothing was checked."""
-    assert invoke("verify", empty).returncode == 3
+    assert invoke("verify", empty).returncode == 10
 
 
 def test_streams_are_listed_by_name_and_page_by_page(store: str) -> None:
@@ -115,10 +135,10 @@ def test_events_are_data_on_stdout_one_document_a_line(store: str) -> None:
     assert len(invoke(*words, "--limit", "1").stdout.splitlines()) == 1
 
 
-def test_a_stream_that_is_not_there_ends_with_5(store: str) -> None:
+def test_a_stream_that_is_not_there_ends_with_3(store: str) -> None:
     """Not found is not an empty stream."""
     done = invoke("events", "chat/nobody", "--store", store)
-    assert (done.returncode, done.stdout) == (5, "")
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 def test_follow_shows_what_another_process_appends(store: str) -> None:
@@ -167,7 +187,7 @@ def test_migrate_prints_first_what_it_would_do(empty: str) -> None:
     planned = documents(invoke("migrate", "--store", empty, "--dry-run", "--json"))
     assert [step["number"] for step in planned] == list(range(1, len(planned) + 1))
     assert "CREATE TABLE" in invoke("migrate", "--store", empty, "--dry-run").stdout
-    assert invoke("verify", empty).returncode == 3
+    assert invoke("verify", empty).returncode == 10
     assert invoke("migrate", "--store", empty).returncode == 0
     assert documents(invoke("migrate", "--store", empty, "--dry-run", "--json")) == []
     assert invoke("verify", empty).returncode == 0
@@ -221,7 +241,7 @@ from holdfast.cli.app import run
 raise SystemExit(run(["info", "--store", "sqlite:///x.db"]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 70
+    assert done.returncode == 1
     assert "RuntimeError" in done.stderr
     assert "in fail" in done.stderr
     assert SECRET not in done.stderr.replace(program, "")
@@ -237,7 +257,7 @@ from holdfast.__main__ import main
 main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 3
+    assert done.returncode == 5
     assert "pip install 'holdfast[cli]'" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -247,17 +267,35 @@ def test_every_family_of_errors_has_its_exit_code() -> None:
     refused = errors.StoreRefusedError(store="s", reason="r")
     judged = errors.StoreRefusedError(store="s", reason="r", report="a copy is in kept")
     found = {
-        errors.DamagedError(what="stream", name="s", reason="r"): Ending.BROKEN,
-        errors.DamagedFileError(file="f", line=1, reason="r"): Ending.BROKEN,
-        judged: Ending.BROKEN,
-        refused: Ending.UNCHECKED,
-        errors.StoreUnavailableError(reason="r"): Ending.UNCHECKED,
-        errors.StoreNotFoundError(store="s"): Ending.UNCHECKED,
-        errors.DecodeError(what="w", reason="r"): Ending.UNCHECKED,
-        errors.SequenceConflictError(stream="s", expected=0, actual=1): Ending.CONFLICT,
-        errors.StaleGenerationError(key="k", generation=1, actual=2): Ending.CONFLICT,
-        errors.StreamNotFoundError(stream="s"): Ending.ABSENT,
-        errors.TooOldError(stream="s", after=0, first_sequence=2): Ending.ABSENT,
-        errors.InvalidValueError(what="w", reason="r"): Ending.USAGE,
+        errors.DamagedError(what="stream", name="s", reason="r"): 9,
+        errors.DamagedFileError(file="f", line=1, reason="r"): 9,
+        judged: 9,
+        refused: 5,
+        errors.StoreUnavailableError(reason="r"): 5,
+        errors.StoreFullError(reason="r"): 5,
+        errors.StoreBusyError(waited=1.0): 11,
+        errors.StoreNotFoundError(store="s"): 10,
+        errors.SchemaNewerError(store="s", found=2, known=1): 14,
+        errors.UnexpectedError(reason="r"): 1,
+        errors.DecodeError(what="w", reason="r"): 13,
+        errors.SequenceConflictError(stream="s", expected=0, actual=1): 4,
+        errors.StaleGenerationError(key="k", generation=1, actual=2): 4,
+        errors.StreamNotFoundError(stream="s"): 3,
+        errors.TooOldError(stream="s", after=0, first_sequence=2): 3,
+        errors.InvalidValueError(what="w", reason="r"): 2,
+        NotReadyError(phase="opening"): 5,
+        RunFailedError(run_id="r", type="t", message="m"): 6,
+        RunCancelledError(run_id="r", reason="r", by="b"): 7,
     }
-    assert {error: ending_of(error) for error in found} == found
+    assert {error: exit_of(error) for error in found} == found
+    assert {exit_of_check(error) for error in found if found[error] in (5, 11)} == {13}
+    assert exit_of_check(judged) is Exit.DAMAGED
+
+
+def test_the_page_of_the_command_line_lists_every_exit_code() -> None:
+    """One table: what the page, the help and the errors say is the same."""
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if re.match(r"\| \d+ \| ", line)]
+    assert [(int(code.strip("| ")), meaning) for code, meaning, _ in rows] == [
+        (int(one), one.meaning) for one in Exit
+    ]

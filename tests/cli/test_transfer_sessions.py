@@ -194,4 +194,4 @@ def test_a_history_alone_is_refused_and_an_unknown_session_is_not_found(tmp_path
     assert done.returncode == 2
     assert "exported with `holdfast export --session`" in done.stderr
     words = ["export", "--session", "Chat/nobody", "--output", tmp_path / "x"]
-    assert invoke(*words, store=store).returncode == 5
+    assert invoke(*words, store=store).returncode == 3

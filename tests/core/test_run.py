@@ -25,6 +25,7 @@ from holdfast.core.journal import (
     Pausing,
     Payload,
     Queued,
+    Received,
     Resumed,
     SignalReceived,
     Started,
@@ -57,6 +58,7 @@ NONE = msgspec.Raw(b"\xc0")
 STARTED = Started("f", "1", 1.0, "seed", labels={"a": "b"}, queue="q", priority=3)
 SAMPLES: dict[str, Payload] = {
     "run.dispatched": Dispatched(1, 2.0, "r"),
+    "artifact.received": Received(1, "r!1", "name", b"d" * 32, 3, "text/plain", 3.0),
     "run.waiting": Waiting(["question:a?1", "timer:1"], 3.0),
     "run.diverged": Diverged(3.0, "step a#1", "step b#1"),
     "run.queued": Queued(4.0, "timer:1"),

@@ -187,10 +187,10 @@ def test_a_store_in_memory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_that_cannot_be_reached_is_no_broken_promise(tmp_path: Path) -> None:
-    """Could not check (3) and broken (1) are two things."""
+    """Unavailable (5) and broken (1) are two things."""
     folder = texts(tmp_path / "texts", 3)
     done = demo(tmp_path, str(folder), "--store", f"postgresql:///x?host={tmp_path}")
-    assert done.returncode == 3
+    assert done.returncode == 5
     assert "cannot be reached" in done.stderr
 
 

@@ -17,7 +17,7 @@ from tests.house.tree import (
 
 SURFACE = f"{PACKAGE}/__init__.py"
 ERRORS = f"{PACKAGE}/core/errors.py"
-MORE_ERRORS = f"{PACKAGE}/core/refusal.py"
+MORE_ERRORS = (f"{PACKAGE}/core/refusal.py", f"{PACKAGE}/core/denial.py")
 ERROR_ROOT = "HoldfastError"
 ERROR_PAGE = "docs/errors.md"
 FAILPOINTS = f"{PACKAGE}/core/failpoint.py"
@@ -77,7 +77,8 @@ def errors_are_documented(tree: Tree) -> Findings:
         return
     if page is None:
         yield missing(ERROR_PAGE)
-    sources = [one for one in (source, tree.source(MORE_ERRORS)) if one is not None]
+    more = [tree.source(path) for path in MORE_ERRORS]
+    sources = [one for one in (source, *more) if one is not None]
     found = [(node, one) for one in sources for node in one.tree.body]
     placed = {node.name: (node, one) for node, one in found if isinstance(node, ast.ClassDef)}
     classes = {name: node for name, (node, _) in placed.items()}

@@ -12,6 +12,7 @@ the end the two memories are equal in everything that can be seen, and go on ali
 """
 
 import asyncio
+from collections.abc import Mapping
 from functools import lru_cache
 from random import Random
 from typing import Any, Final
@@ -69,6 +70,12 @@ class Case:
 def case_of(seed: int, number: int) -> Case:
     """Return a case; a process that works and compares makes its rules once."""
     return Case(seed, number)
+
+
+def prepare(argument: Mapping[str, Any]) -> None:
+    """Make the cases of a seed once, in the process that forks all others."""
+    for number in range(CASES):
+        case_of(argument["seed"], number)
 
 
 async def work(lab: Lab) -> None:
@@ -161,6 +168,6 @@ def _reference(case: Case, requests: list[tuple[Request, bool]]) -> Any:
             parts = [part for part in memory.capture() if part]
             memory.close()
             memory = case.engine.fresh()
-            for part in parts:
-                memory.restore(part)
+            for _ in memory.restore(parts):
+                pass
     return memory

@@ -5,7 +5,7 @@ Like a real one it loses something in a capture, the order of its agenda, so tha
 one restored from it go on differently; unlike a real one it is made in microseconds.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -112,17 +112,19 @@ class Pile:
         for name, value in sorted(self.facts.items()):
             yield codec.encode([name, value])
 
-    def restore(self, part: bytes) -> None:
-        """Take a part."""
-        match codec.decode(part):
-            case ["fired", list(names)]:
-                self.fired = names
-            case ["agenda", list(names)]:
-                self.agenda = names
-            case [str(name), int(value)] if not (self.engine.leaks and value % 2):
-                self.facts[name] = value
-            case _:
-                pass
+    def restore(self, parts: Iterable[bytes]) -> Iterator[None]:
+        """Take the parts."""
+        for part in parts:
+            match codec.decode(part):
+                case ["fired", list(names)]:
+                    self.fired = names
+                case ["agenda", list(names)]:
+                    self.agenda = names
+                case [str(name), int(value)] if not (self.engine.leaks and value % 2):
+                    self.facts[name] = value
+                case _:
+                    pass
+            yield
 
     def close(self) -> None:
         """Hold nothing."""

@@ -159,7 +159,7 @@ def state_of(memory: ClipsMemory) -> list[Any]:
     """Return everything that can be seen of a memory, in plain values."""
     facts = sorted(memory.facts.by_index.items())
     return [
-        [[index, held.template, repr(unpacked(held.kept))] for index, held in facts],
+        [[index, held.template.name, repr(unpacked(held.kept))] for index, held in facts],
         memory.facts.next,
         [[module, pending] for module, pending in agenda_of(memory)],
         focus_of(memory),

@@ -69,6 +69,10 @@ RUNTIME = (
     "engine.captured",
     "engine.rebased",
     "engine.restored",
+    "backup.copied",
+    "backup.sealed",
+    "restore.filled",
+    "restore.placed",
 )
 NewUrl = Callable[[], str]
 

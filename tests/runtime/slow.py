@@ -6,7 +6,8 @@ from typing import Any
 
 import holdfast
 from holdfast.core.recovery import Phase, Step
-from holdfast.runtime.boot import Progress
+from holdfast.runtime.boot import Planning, Progress
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 STEPS = 10
@@ -25,7 +26,11 @@ class SlowPart:
         self.reached = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    async def plan(self) -> Sequence[Step]:
+    def look(self, reader: Reads) -> Planning:
+        """See nothing."""
+        return self._plan
+
+    async def _plan(self) -> Sequence[Step]:
         """Return one step for all."""
         return [Step(self.name, "count", count=STEPS)]
 

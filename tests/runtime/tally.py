@@ -5,7 +5,7 @@ It shares nothing with a rule engine but the protocol, so what the tests show wi
 of the keeping and not of CLIPS.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -79,6 +79,7 @@ class Tally:
 
     def redo(self, request: Request, seed: int) -> Request:
         """Do it again."""
+        self.engine.step("redo")
         self.random = Random(seed)
         self.operations, self.heard, self.told = request.operations, [], list(request.heard)
         for operation in request.operations:
@@ -105,24 +106,45 @@ class Tally:
         yield codec.encode(len(self.counts))
         yield b""
         for name, count in sorted(self.counts.items()):
+            self.engine.step("capture")
             yield codec.encode([name, count + self.engine.forgets])
 
-    def restore(self, part: bytes) -> None:
-        """Take a counter."""
-        if isinstance(counter := codec.decode(part), list):
-            self.counts[counter[0]] = counter[1]
+    def restore(self, parts: Iterable[bytes]) -> Iterator[None]:
+        """Take the counters, one by one."""
+        for part in parts:
+            self.engine.step("restore")
+            if isinstance(counter := codec.decode(part), list):
+                self.counts[counter[0]] = counter[1]
+            yield
 
     def close(self) -> None:
         """Hold nothing."""
+        self.counts.clear()
+        self.engine.closed.append(self)
 
 
 class TallyEngine:
-    """Rules that say by what to multiply."""
+    """
+    Rules that say by what to multiply.
 
-    def __init__(self, factor: int = 1, outside: Callable[[], int] = int, forgets: int = 0) -> None:
+    Attributes:
+        step: is called before each step of upkeep with its name; may let time pass, or raise.
+        made, closed: memories.
+    """
+
+    def __init__(
+        self,
+        factor: int = 1,
+        outside: Callable[[], int] = int,
+        forgets: int = 0,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.factor = factor
         self.outside = outside
         self.forgets = forgets
+        self.step = step
+        self.made: list[Tally] = []
+        self.closed: list[Tally] = []
 
     @property
     def fingerprint(self) -> str:
@@ -138,6 +160,10 @@ class TallyEngine:
         """Return the engine of other rules."""
         return TallyEngine(description)
 
+    def wait(self) -> None:
+        """Hold up nobody."""
+
     def fresh(self) -> Tally:
         """Return no counters."""
-        return Tally(self)
+        self.made.append(Tally(self))
+        return self.made[-1]

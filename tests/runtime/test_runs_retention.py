@@ -53,7 +53,7 @@ def test_what_is_not_to_be_kept_is_removed_by_itself(
     async def whole() -> None:
         async with holdfast.open(store_url, world=World(clock=clock), **options) as rt:
             await some(rt, clock)
-            rt._retention.nudge()
+            rt.runs.retention.nudge()
             async with asyncio.timeout(20):
                 while await ids(rt) != left:
                     await rt.flush()

@@ -371,7 +371,7 @@ def test_two_runtimes_that_remove_the_last_two_who_name_bytes_remove_these(
             await ended(other, "a", note, BYTES)
             await ended(other, "b", note, BYTES)
             removal = rt.runs.retain(newest=1)
-            assert await held.during(removal, 1, other._retention._removed("b")) == 1
+            assert await held.during(removal, 1, other.runs.retention._removed("b")) == 1
             assert await rt.runs.list() == []
             assert await blobs_of(rt) == 0
             assert await rt.verify() == []

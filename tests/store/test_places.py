@@ -73,6 +73,7 @@ def test_a_network_file_system_is_refused_or_labelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """F21, X5. Its locks cannot be trusted; who insists is told what is weaker."""
+    monkeypatch.setattr(guard, "_SYSTEMS", {})
     monkeypatch.setattr(guard, "mount_table", lambda: f"server:/x {tmp_path} nfs rw 0 0\n")
     error = refusal(url_of(tmp_path / MAIN))
     assert isinstance(error, UnsafeStoreError)
@@ -85,6 +86,25 @@ def test_a_network_file_system_is_refused_or_labelled(
     assert run(url_of(tmp_path / MAIN), durability, allow_unsafe=True) == (
         "unsafe: file system nfs"
     )
+
+
+def test_the_mount_table_is_read_once_for_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """F21. A device keeps its file system; who opens many stores asks the system once."""
+    asked: list[str] = []
+
+    def mounts() -> str:
+        asked.append("asked")
+        return MOUNTS
+
+    async def durability(rt: holdfast.Runtime) -> str:
+        return rt.opened.durability
+
+    monkeypatch.setattr(guard, "_SYSTEMS", {})
+    monkeypatch.setattr(guard, "mount_table", mounts)
+    assert {run(url_of(tmp_path / name), durability) for name in ("a.db", "b.db")} == {"synced"}
+    assert len(asked) == 1
 
 
 def test_a_file_system_without_locks_is_refused(

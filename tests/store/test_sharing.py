@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from holdfast.core.event import Event
+from holdfast.core.unit import Append, Unit
 from holdfast.core.world import World
+from holdfast.store.options import Options
+from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.testing.disk.images import Scratch
 from tests.store.sample import fill, opened, refusal, run, url_of
 
@@ -142,3 +146,19 @@ def test_of_processes_that_start_together_one_owns_each_generation(kept_url: str
         assert len({incarnation for _, _, incarnation in answers}) == 1
     assert len(set(epochs)) == ROUNDS * STARTERS
     assert run(kept_url, lambda rt: rt.verify()) == []
+
+
+@pytest.mark.timeout(30)
+def test_who_watches_for_others_does_not_wait_for_readers(tmp_path: Path) -> None:
+    """C1. All readers are lent for long, and a foreign commit is noticed all the same."""
+    world = World()
+    watching, other = (SqliteDriver(tmp_path / "a.db", Options(readers=1), world) for _ in range(2))
+    watching.open()
+    other.open()
+    unit = Unit((Append("notes", (Event.of("note", 1),)),), (), world.ids.unit(0))
+    with watching.reading():
+        other.commit([unit])
+        changes = watching.wait_foreign(10.0)
+    other.close()
+    watching.close()
+    assert changes.streams == ("notes",)

@@ -4,21 +4,32 @@ The words of the command line: one function per command, options and help; the w
 The store is named by `--store URL` or the environment variable HOLDFAST_STORE.
 """
 
-import asyncio
-import os
-import sys
-import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated
 
 import typer
 
-from holdfast.cli import inspection, upkeep
+from holdfast.cli import (
+    artifacts,
+    backups,
+    care,
+    checkpoints,
+    dashboards,
+    inspection,
+    keys,
+    ledger,
+    questions,
+    runs,
+    serve,
+    sessions,
+    token,
+    upkeep,
+)
 from holdfast.cli.demo import KILLS, Wish, run_demo
-from holdfast.cli.exits import EXIT_CODES, Ending, ending_of
-from holdfast.cli.output import say
-from holdfast.core.errors import HoldfastError
+from holdfast.cli.exits import EXIT_CODES, finish, finish_async
+from holdfast.cli.words import STORE_HELP, Json, Store
+from holdfast.core.exits import Exit
 
 app = typer.Typer(
     name="holdfast",
@@ -30,9 +41,20 @@ app = typer.Typer(
     help="Look after a Holdfast store, and see it survive kill -9.",
 )
 
-_STORE_HELP: Final = "sqlite:///FILE or postgresql://…"
-Store = Annotated[str, typer.Option("--store", envvar="HOLDFAST_STORE", help=_STORE_HELP)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document per line.")]
+app.add_typer(dashboards.words, name="dashboards")
+app.add_typer(backups.words, name="backup")
+app.add_typer(token.words, name="token")
+app.add_typer(runs.words, name="run")
+app.add_typer(questions.words, name="question")
+app.add_typer(checkpoints.words, name="checkpoint")
+app.add_typer(artifacts.words, name="artifact")
+app.add_typer(sessions.words, name="session")
+app.add_typer(ledger.words, name="ledger")
+app.command("restore", epilog=EXIT_CODES)(backups.restore)
+serve.add_to(app)
+app.add_typer(keys.app, name="key")
+for word in (care.doctor, care.gc, care.query):
+    app.command(epilog=EXIT_CODES)(word)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +62,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=arguments, prog_name="holdfast")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(Ending.FAULT)
-    return int(Ending.DONE)
+        return end.code if isinstance(end.code, int) else int(Exit.UNEXPECTED)
+    return int(Exit.DONE)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -55,7 +77,7 @@ def demo(
         ),
     ] = None,
     store: Annotated[
-        str, typer.Option("--store", help=f"{_STORE_HELP}; without it, a temporary SQLite file.")
+        str, typer.Option("--store", help=f"{STORE_HELP}; without it, a temporary SQLite file.")
     ] = "",
     kills: Annotated[int, typer.Option(min=0, max=1000, help="How often to kill.")] = KILLS,
     seed: Annotated[int | None, typer.Option(help="Draws when to kill; repeats a run.")] = None,
@@ -71,12 +93,16 @@ def demo(
       holdfast demo ~/texts --kills 50 --seed 7
     """
     wish = Wish(folder, store, kills, seed, files, report, plant)
-    _finish(lambda: run_demo(wish))
+    finish(lambda: run_demo(wish))
 
 
 @app.command(epilog=EXIT_CODES)
 def verify(
-    store: Annotated[str, typer.Argument(envvar="HOLDFAST_STORE", help=_STORE_HELP)],
+    store: Annotated[str, typer.Argument(envvar="HOLDFAST_STORE", help=STORE_HELP)],
+    level: Annotated[str, typer.Option(help="quick, standard or full.")] = "full",
+    sample: Annotated[
+        str, typer.Option(help="Share of streams, blobs, snapshots: 5% (drawn), 2/7 (that one).")
+    ] = "",
     as_json: Json = False,
 ) -> None:
     """
@@ -85,8 +111,9 @@ def verify(
     \b
     Example:
       holdfast verify sqlite:///agent.db
+      holdfast verify sqlite:///agent.db --level standard --sample 2/7 --json
     """
-    _finish_async(inspection.verify(store, as_json=as_json))
+    finish_async(inspection.verify(store, level, sample, as_json=as_json), check=True)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -104,7 +131,7 @@ def streams(
     Example:
       holdfast streams --store sqlite:///agent.db --prefix chat/ --json
     """
-    _finish_async(inspection.list_streams(store, prefix, limit, after, as_json=as_json))
+    finish_async(inspection.list_streams(store, prefix, limit, after, as_json=as_json))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -123,7 +150,7 @@ def events(
     Example:
       holdfast events chat/user-42 --store sqlite:///agent.db --after 10 --follow --json
     """
-    _finish_async(
+    finish_async(
         inspection.show_events(store, stream, after, limit, follow=follow, as_json=as_json)
     )
 
@@ -137,7 +164,7 @@ def info(store: Store, as_json: Json = False) -> None:
     Example:
       holdfast info --store sqlite:///agent.db
     """
-    _finish_async(inspection.show_info(store, as_json=as_json))
+    finish_async(inspection.show_info(store, as_json=as_json))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -153,7 +180,7 @@ def migrate(
     Example:
       holdfast migrate --store sqlite:///agent.db --dry-run
     """
-    _finish_async(upkeep.migrate(store, dry_run=dry_run, as_json=as_json))
+    finish_async(upkeep.migrate(store, dry_run=dry_run, as_json=as_json))
 
 
 @app.command("export", epilog=EXIT_CODES)
@@ -169,6 +196,8 @@ def export_(
     """
     Write one stream, run or session into a file: all of it or nothing, readable by you only.
 
+    The file is plain text, also if the store is encrypted.
+
     \b
     Example:
       holdfast export chat/user-42 --store sqlite:///agent.db --output user-42.ndjson
@@ -178,10 +207,10 @@ def export_(
     if [stream, run_id, session].count(None) != 2:
         raise typer.BadParameter("name one stream, or one run with --run, or one --session")
     if run_id is not None:
-        _finish_async(upkeep.export_run(store, run_id, output))
+        finish_async(upkeep.export_run(store, run_id, output))
     if session is not None:
-        _finish_async(upkeep.export_session(store, session, output))
-    _finish_async(upkeep.export_stream(store, stream or "", output))
+        finish_async(upkeep.export_session(store, session, output))
+    finish_async(upkeep.export_stream(store, stream or "", output))
 
 
 @app.command("import", epilog=EXIT_CODES)
@@ -199,39 +228,4 @@ def import_(
     Example:
       holdfast import user-42.ndjson --store postgresql://localhost/agent
     """
-    _finish_async(upkeep.import_file(store, file))
-
-
-def _finish_async(work: Coroutine[Any, Any, Ending]) -> NoReturn:
-    _finish(lambda: asyncio.run(work))
-
-
-def _finish(work: Callable[[], Ending]) -> NoReturn:
-    """End the command with the code that its work deserves."""
-    raise typer.Exit(int(_ending(work)))
-
-
-def _ending(work: Callable[[], Ending]) -> Ending:
-    try:
-        ending = work()
-        sys.stdout.flush()
-    except HoldfastError as error:
-        say(f"holdfast: {error}")
-        return ending_of(error)
-    except KeyboardInterrupt:
-        say("interrupted")
-        return Ending.INTERRUPTED
-    except BrokenPipeError:
-        # Nobody reads any more; what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Ending.UNHEARD
-    except OSError as error:
-        say(f"holdfast: {error.filename or 'system'}: {error.strerror}")
-        return Ending.UNCHECKED
-    except Exception as error:
-        # Frames and type, but not the message: it may quote what is stored.
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        say(f"holdfast: a fault in Holdfast ({type(error).__name__}); please report it with this")
-        sys.stderr.write(frames)
-        return Ending.FAULT
-    return ending
+    finish_async(upkeep.import_file(store, file))

@@ -26,7 +26,6 @@ from rich.text import Text
 
 import holdfast
 from holdfast.cli.audit import Verdict, audit
-from holdfast.cli.exits import Ending
 from holdfast.cli.ingest import Order
 from holdfast.cli.inspection import store_name
 from holdfast.cli.lives import Tale, WorkerFailedError, live, plan_kills
@@ -34,6 +33,7 @@ from holdfast.cli.output import notes, printable, say
 from holdfast.cli.sources import FILES_MAX, Sources, collect, standard_library
 from holdfast.core.clock import SystemClock
 from holdfast.core.errors import InvalidValueError
+from holdfast.core.exits import Exit
 from holdfast.runtime.transfer import write_file
 
 KILLS: Final = 24
@@ -66,7 +66,7 @@ class Wish(msgspec.Struct, frozen=True):
     plant: str
 
 
-def run_demo(wish: Wish) -> Ending:
+def run_demo(wish: Wish) -> Exit:
     """
     Run the demo and print its table.
 
@@ -92,7 +92,7 @@ def run_demo(wish: Wish) -> Ending:
                 tale = live(order, plan, clock, show.tell)
             except WorkerFailedError as failure:
                 say(f"The worker stopped by itself: {failure}")
-                return Ending.UNCHECKED
+                return Exit.UNCHECKED
         say("Looking for everything that was acknowledged …")
         verdict = asyncio.run(audit(store, order.label, sources, tale))
         report = _report(verdict, tale, sources, seed) | {
@@ -105,7 +105,7 @@ def run_demo(wish: Wish) -> Ending:
     if wish.report:
         write_file(Path(wish.report), msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     _print(report, verdict, store, order)
-    return Ending.BROKEN if verdict.broken else Ending.DONE
+    return Exit.UNEXPECTED if verdict.broken else Exit.DONE
 
 
 def _sources(wish: Wish) -> Sources:

@@ -1,82 +1,61 @@
-"""
-Exit codes: what a script may conclude from how a command ended.
+"""How commands end: the exit code that the work deserves, and what is said about it."""
 
-Damage found and could-not-check are two things: a check that did not run proves nothing.
-"""
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, NoReturn
 
-from enum import IntEnum
-from typing import Final
+import typer
 
-from holdfast.core.errors import (
-    CodecError,
-    ConflictError,
-    DamagedError,
-    DamagedFileError,
-    DecodeError,
-    FenceError,
-    HoldfastError,
-    NotFoundError,
-    StoreNotFoundError,
-    StoreRefusedError,
-    TooOldError,
-)
+from holdfast.cli.output import say
+from holdfast.core.errors import HoldfastError
+from holdfast.core.exits import Exit, exit_of, exit_of_check
+
+EXIT_CODES: Final = "Exit codes: " + "; ".join(f"{int(one)} {one.meaning}" for one in Exit) + "."
 
 
-class Ending(IntEnum):
-    """How a command ended."""
-
-    DONE = 0
-    """It did what was asked, and what it looked at is all right."""
-
-    BROKEN = 1
-    """Damage was found, or a promise was broken."""
-
-    USAGE = 2
-    """The words on the command line make no sense."""
-
-    UNCHECKED = 3
-    """The store could not be opened, reached or checked; nothing is known about its content."""
-
-    CONFLICT = 4
-    """Somebody else was first, or the target holds something else already."""
-
-    ABSENT = 5
-    """What was asked for is not there, or not there any more."""
-
-    FAULT = 70
-    """A fault in Holdfast itself."""
-
-    INTERRUPTED = 130
-    """Ended by Ctrl-C."""
-
-    UNHEARD = 141
-    """Whoever read the output went away."""
+def finish_async(work: Coroutine[Any, Any, Exit], *, check: bool = False) -> NoReturn:
+    """Run a coroutine, then end the command as `finish` does."""
+    finish(lambda: asyncio.run(work), check=check)
 
 
-EXIT_CODES: Final = (
-    "Exit codes: 0 done; 1 damage found or promise broken; 2 usage; 3 store refused or could "
-    "not be checked; 4 conflict; 5 not found; 70 fault in Holdfast; 130 interrupted."
-)
+def finish(work: Callable[[], Exit], *, check: bool = False) -> NoReturn:
+    """
+    End the command with the code that its work deserves.
 
-_FAMILIES: Final[tuple[tuple[type[HoldfastError], Ending], ...]] = (
-    (DamagedError, Ending.BROKEN),
-    (DamagedFileError, Ending.BROKEN),
-    (DecodeError, Ending.UNCHECKED),
-    (CodecError, Ending.USAGE),
-    (ConflictError, Ending.CONFLICT),
-    (FenceError, Ending.CONFLICT),
-    (StoreNotFoundError, Ending.UNCHECKED),
-    (NotFoundError, Ending.ABSENT),
-    (TooOldError, Ending.ABSENT),
-)
+    Args:
+        work: what the command does.
+        check: it is a check: what it cannot reach is unchecked, not unavailable.
+    """
+    raise typer.Exit(int(_ending(work, exit_of_check if check else exit_of)))
 
 
-def ending_of(error: HoldfastError) -> Ending:
-    """Return how a command ends that met this error."""
-    if isinstance(error, StoreRefusedError) and error.report:
-        # The guard looked at the files and kept a copy: they are not what was left behind.
-        return Ending.BROKEN
-    for family, ending in _FAMILIES:
-        if isinstance(error, family):
-            return ending
-    return Ending.UNCHECKED
+def _ending(work: Callable[[], Exit], judged: Callable[[HoldfastError], Exit]) -> Exit:
+    try:
+        ending = work()
+        sys.stdout.flush()
+    except HoldfastError as error:
+        say(f"holdfast: {error}")
+        return judged(error)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.UNHEARD
+    except TimeoutError:
+        say("holdfast: time ran out")
+        return Exit.TIMEOUT
+    except OSError as error:
+        say(f"holdfast: {error.filename or 'system'}: {error.strerror}")
+        return Exit.UNCHECKED if judged is exit_of_check else Exit.UNAVAILABLE
+    except Exception as error:
+        # Frames and type, but not the message: it may quote what is stored.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        say(f"holdfast: a fault in Holdfast ({type(error).__name__}); please report it with this")
+        sys.stderr.write(frames)
+        return Exit.UNEXPECTED
+    return ending

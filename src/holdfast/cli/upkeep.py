@@ -5,14 +5,14 @@ from pathlib import Path
 import msgspec
 
 import holdfast
-from holdfast.cli.exits import Ending
 from holdfast.cli.output import say, write_json, write_text
 from holdfast.core.errors import InvalidValueError
+from holdfast.core.exits import Exit
 from holdfast.runtime import transfer, transfer_file
 from holdfast.runtime.schema import pending
 
 
-async def migrate(store: str, *, dry_run: bool, as_json: bool) -> Ending:
+async def migrate(store: str, *, dry_run: bool, as_json: bool) -> Exit:
     """Apply, or only print, the migrations that a store lacks."""
     steps = await pending(store)
     if as_json:
@@ -25,32 +25,32 @@ async def migrate(store: str, *, dry_run: bool, as_json: bool) -> Ending:
         async with holdfast.open(store):
             pass
     say(f"{len(steps)} migrations {'to apply' if dry_run else 'applied'}")
-    return Ending.DONE
+    return Exit.DONE
 
 
-async def export_stream(store: str, stream: str, output: Path) -> Ending:
+async def export_stream(store: str, stream: str, output: Path) -> Exit:
     """Write one stream into a file."""
     async with holdfast.open(store, read_only=True) as rt:
         header = await transfer.export_stream(rt, stream, output)
     say(f"{header.count} events of {stream} are in {output}")
-    return Ending.DONE
+    return Exit.DONE
 
 
-async def export_run(store: str, run_id: str, output: Path) -> Ending:
+async def export_run(store: str, run_id: str, output: Path) -> Exit:
     """Write one run with its children into a file."""
     async with holdfast.open(store, read_only=True) as rt:
         cover = await rt.transfers.export_run(run_id, output)
     say(f"run {run_id}: {_counted(cover)} are in {output}")
-    return Ending.DONE
+    return Exit.DONE
 
 
-async def export_session(store: str, name: str, output: Path) -> Ending:
+async def export_session(store: str, name: str, output: Path) -> Exit:
     """Write one session into a file."""
     kind, *key = _parts_of(name)
     async with holdfast.open(store, read_only=True) as rt:
         cover = await rt.transfers.export_session(kind, tuple(key), output)
     say(f"session {name}: {_counted(cover)} are in {output}")
-    return Ending.DONE
+    return Exit.DONE
 
 
 def _parts_of(name: str) -> list[str]:
@@ -64,34 +64,34 @@ def _parts_of(name: str) -> list[str]:
     return parts
 
 
-async def import_file(store: str, file: Path) -> Ending:
+async def import_file(store: str, file: Path) -> Exit:
     """Make what a file holds be there: a stream, a run, a session."""
     if transfer_file.is_bundle(file):
         return await _import_bundle(store, file)
     return await _import_stream(store, file)
 
 
-async def _import_bundle(store: str, file: Path) -> Ending:
+async def _import_bundle(store: str, file: Path) -> Exit:
     transfer_file.read_parts(file)
     async with holdfast.open(store) as rt:
         done = await rt.transfers.import_file(file)
     name = f"{done.cover.what} {'/'.join(done.cover.name)}"
     if done.present:
         say(f"{name} was there already; nothing was imported")
-        return Ending.DONE
+        return Exit.DONE
     say(f"{name}: {_counted(done.cover)} imported")
     for run_id in done.resting:
         say(f"run {run_id} was under way and is paused here; `rt.runs.resume` lets it go on")
-    return Ending.DONE
+    return Exit.DONE
 
 
 def _counted(cover: transfer_file.Cover) -> str:
     return f"{cover.streams} streams, {cover.records} records, {cover.blobs} blobs"
 
 
-async def _import_stream(store: str, file: Path) -> Ending:
+async def _import_stream(store: str, file: Path) -> Exit:
     transfer.check_export(file)
     async with holdfast.open(store) as rt:
         done = await transfer.import_stream(rt, file)
     say(f"{done.appended} events appended to {done.stream}, {done.present} were there already")
-    return Ending.DONE
+    return Exit.DONE

@@ -44,7 +44,7 @@ RESULTS: Final = "parallel.results"
 _RANKS: Final = {"success": 0, "partial_success": 1, "retry": 2, "fail": 3}
 _RESPONSE_CHARACTERS: Final = 200
 _LOOKS: Final = 10
-_OWN_KINDS: Final = (
+OWN_KINDS: Final = (
     "start",
     "exit",
     "conditional",
@@ -81,7 +81,7 @@ def load_graph(
     by_kind = {"codergen": stage, "tool": stage, **(handlers or {})}
     faults = [
         f"{found.rule} {found.node}: {found.message}".replace(" :", ":")
-        for found in diagnose(graph, [*_OWN_KINDS, *by_kind])
+        for found in diagnose(graph, [*OWN_KINDS, *by_kind])
         if found.severity == "error"
     ]
     if faults:

@@ -8,6 +8,7 @@ earlier boot is expired by definition and a wall clock set back extends nothing.
 """
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -57,6 +58,7 @@ class SystemClock:
         return time.monotonic()
 
 
+@cache
 def _boot_domain() -> str:
     try:
         return "boot:" + _BOOT_ID.read_text().strip()

@@ -4,11 +4,12 @@ Values on their way to bytes and back, exactly or not at all.
 Plain values only: None, bool, int (64 bits), float (to the last bit, NaN and infinities too),
 str, bytes, list, and dict with string keys. What would come back as something else (a tuple,
 a datetime, a subclass) is refused with its place in the value, never turned into a string.
+Only a `Secret` is stored as something else: its placeholder.
 Nothing is executed on load. Payloads above `COMPRESS_BYTES_MIN` that shrink are stored
 compressed where the caller asks for it (blobs, snapshots).
 
-Invariant: `decode(encode(value))` is `value`, same types and same bits, for every value that
-`encode` accepts.
+Invariant: `decode(encode(value))` is `value`, same types and same bits, for every value without
+secrets that `encode` accepts.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ import msgspec
 import zstandard
 
 from holdfast.core.errors import DecodeError, EncodeError, LimitError
+from holdfast.core.secret import PLACEHOLDER, Secret
 
 FORMAT: Final = 1
 PAYLOAD_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -29,7 +31,16 @@ Encoding = Literal["raw", "zstd"]
 T = TypeVar("T")
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
-_encode = msgspec.msgpack.Encoder().encode
+
+
+def _placeholder(value: object) -> str:
+    """Return what is stored of a secret; `_check` let nothing else through that is not plain."""
+    if isinstance(value, Secret):
+        return PLACEHOLDER
+    raise NotImplementedError(type(value).__qualname__)
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_placeholder).encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
@@ -107,6 +118,11 @@ def digest(*fields: bytes | str | int | float | None) -> bytes:
     return blake2b(_encode(fields), digest_size=16).digest()
 
 
+def frame(*fields: bytes | str | int | float | None) -> bytes:
+    """Return fields as bytes, so that different ones are never the same."""
+    return _encode(fields)
+
+
 def pack(data: bytes) -> tuple[Encoding, bytes]:
     """Return bytes as they are stored: compressed if they are long and it helps."""
     if len(data) >= COMPRESS_BYTES_MIN:
@@ -156,7 +172,7 @@ def _check(value: object, path: str, depth: int) -> None:
         for index, item in enumerate(cast(list[object], value)):
             if type(item) not in _SCALARS:
                 _check(item, f"{path}[{index}]", depth - 1)
-    elif kind not in _SCALARS:
+    elif kind not in _SCALARS and kind is not Secret:
         raise EncodeError(path=path, reason=_refusal(value, "exactly"))
 
 

@@ -35,6 +35,7 @@ from holdfast.core.errors import (
 )
 from holdfast.core.event import EventRow, Head, damaged_event, event_digest, fresh_head
 from holdfast.core.key import Key
+from holdfast.core.sealing import SEALED, Cipher, sealed_event
 from holdfast.core.unit import (
     Append,
     AtSequence,
@@ -54,6 +55,8 @@ from holdfast.core.unit import (
     RecordRow,
     ReleaseLease,
     RenewLease,
+    ResealBytes,
+    ResealRecord,
     TrimStream,
     Unit,
     Write,
@@ -128,6 +131,7 @@ class Decision(msgspec.Struct):
         heads, records, leases: changed rows in final form, by name.
         blobs, dropped_blobs: content to keep and digests to remove, in order of last say.
         snapshots: snapshots to keep.
+        resealed: blobs and snapshots to seal anew, if they are still as they were read.
         trims: per stream origin, the first sequence to keep.
     """
 
@@ -139,6 +143,7 @@ class Decision(msgspec.Struct):
     leases: dict[str, LeaseRow | None] = {}
     blobs: dict[bytes, PutBlob | None] = {}
     snapshots: list[PutSnapshot] = []
+    resealed: list[ResealBytes] = []
     trims: dict[int, int] = {}
 
 
@@ -164,20 +169,24 @@ def needs(units: Sequence[Unit]) -> Needs:
                 case TrimStream():
                     streams.add(part.stream)
                     anchors.add((part.stream, part.before - 1))
-                case PutRecord() | PatchRecord() | DeleteRecord() | AtVersion():
+                case PutRecord() | PatchRecord() | DeleteRecord() | ResealRecord() | AtVersion():
                     records.add((part.kind, part.key))
                 case MendRecord():
                     records.add((part.kind, part.key))
                     mended.add((part.kind, part.key))
                 case GrantLease() | RenewLease() | ReleaseLease() | Fence():
                     leases.add(part.key)
-                case PutBlob() | DeleteBlob():
+                case PutBlob() | DeleteBlob() | ResealBytes():
                     pass
     return Needs(streams, records, leases, anchors, positions, frozenset(mended))
 
 
 def decide(
-    units: Sequence[Unit], state: State, moment: Moment, positions: Iterator[int]
+    units: Sequence[Unit],
+    state: State,
+    moment: Moment,
+    positions: Iterator[int],
+    cipher: Cipher | None = None,
 ) -> Decision:
     """
     Decide a batch.
@@ -187,11 +196,12 @@ def decide(
         state: what was loaded for `needs(units)`.
         moment: when and by whom.
         positions: increasing positions, at least `needs(units).positions` of them.
+        cipher: seals the contents of events, which their digests are over; None leaves them.
 
     Returns:
         The answers, and the effects of all units that were not refused.
     """
-    batch = _Batch(state, moment, positions)
+    batch = _Batch(state, moment, positions, cipher)
     for unit in units:
         batch.take(unit)
     return batch.decision
@@ -200,7 +210,10 @@ def decide(
 class _Batch:
     """The overlay: effects so far, and how to take back those of one refused unit."""
 
-    def __init__(self, state: State, moment: Moment, positions: Iterator[int]) -> None:
+    def __init__(
+        self, state: State, moment: Moment, positions: Iterator[int], cipher: Cipher | None
+    ) -> None:
+        self.cipher = cipher
         self.state = state
         self.moment = moment
         self.positions = positions
@@ -212,6 +225,7 @@ class _Batch:
         """Apply one unit, or take back what it did so far and answer with its refusal."""
         decision = self.decision
         events, snapshots = len(decision.events), len(decision.snapshots)
+        resealed = len(decision.resealed)
         self.undo.clear()
         self.touched.clear()
         placed: list[tuple[str, EventRow]] = []
@@ -225,6 +239,7 @@ class _Batch:
                     self._write(write)
         except HoldfastError as refusal:
             self._take_back(events, snapshots)
+            del decision.resealed[resealed:]
             decision.answers.append(refusal)
             return
         decision.unit_ids.append(unit.id)
@@ -290,38 +305,30 @@ class _Batch:
             raise StreamClosedError(stream=stream, sequence=head.last_sequence)
         if not write.events:
             return
-        rows = self.decision.events
+        rows, cipher = self.decision.events, self.cipher
         at = self.moment.wall
         for event in write.events:
             position = next(self.positions)
             if head is None:
                 head = fresh_head(stream, position)
-            sequence = head.last_sequence + 1
+            sequence, type = head.last_sequence + 1, event.type
+            payload, meta, form = event.payload, event.meta, codec.FORMAT
+            if cipher is not None:
+                payload, meta = sealed_event(cipher, stream, sequence, event)
+                form += SEALED
             digest = event_digest(
-                head.last_digest,
-                position,
-                head.origin,
-                sequence,
-                event.type,
-                event.payload,
-                event.meta,
-                at,
-                codec.FORMAT,
+                head.last_digest, position, head.origin, sequence, type, payload, meta, at, form
             )
-            row = EventRow(
-                position,
-                head.origin,
-                sequence,
-                event.type,
-                event.payload,
-                event.meta,
-                at,
-                digest,
-            )
+            row = EventRow(position, head.origin, sequence, type, payload, meta, at, digest, form)
             head = Head(
                 stream, head.origin, sequence, digest, head.first_sequence, head.anchor, False
             )
             rows.append(row)
+            if cipher is not None:
+                # The caller gets what it gave.
+                row = EventRow(
+                    position, head.origin, sequence, type, event.payload, event.meta, at, digest
+                )
             placed.append((stream, row))
         self._set(self.decision.heads, stream, head)
 
@@ -347,6 +354,10 @@ class _Batch:
                 self._set(self.decision.blobs, digest, None)
             case PutSnapshot():
                 self._snapshot(write)
+            case ResealRecord(kind, key):
+                self._reseal(kind, key)
+            case ResealBytes():
+                self.decision.resealed.append(write)
             case Append():
                 raise TypeError("appends take their own way")
 
@@ -416,6 +427,12 @@ class _Batch:
         before = self._record(kind, key)
         if before is not None and before.value is not None:
             self._put(kind, key, None, None)
+
+    def _reseal(self, kind: str, key: Key) -> None:
+        """Write a record again as it is; of whoever expects its version nobody notices."""
+        before = self._record(kind, key)
+        if before is not None and before.value is not None:
+            self._set(self.decision.records, (kind, key), before)
 
     def _change_lease(self, write: GrantLease | RenewLease | ReleaseLease) -> None:
         before = self._lease(write.key)

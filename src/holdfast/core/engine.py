@@ -30,6 +30,7 @@ from holdfast.core.errors import LimitError
 from holdfast.core.event import Event
 from holdfast.core.key import Key, encode_key
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 STREAMS: Final = "holdfast/engine/"
 KIND: Final = "holdfast.engine"
 """Kind of the records of working memories, by engine and key."""
@@ -37,6 +38,8 @@ RULES: Final = "holdfast.engine.rules"
 """Kind of the descriptions of rules, by fingerprint."""
 ANSWERS: Final = "holdfast.engine.answer"
 """Kind of the answers that can be asked for again, by engine, key and request id."""
+AUDITED: Final = "holdfast.engine.audited"
+"""Kind of the records that say what was trimmed of an audit, by engine and key."""
 BEGUN: Final = "engine.begun"
 AUDITS: Final = "holdfast/audit/"
 REQUESTED: Final = "engine.requested"
@@ -112,6 +115,44 @@ class Answered(msgspec.Struct, frozen=True):
     facts: bytes
 
 
+class Decided(msgspec.Struct, frozen=True, gc=False):
+    """
+    What a request came to, as the audit stream of its engine says it.
+
+    Attributes:
+        key: of the memory.
+        sequence: of the request in its journal.
+        id: under which it was asked; empty if under none.
+        answer: what the caller's function returned, encoded.
+        fired: how many rules fired.
+        trace: digest of what fired on what, in order.
+        facts: digest of what was in the memory afterwards.
+    """
+
+    key: list[str]
+    sequence: int
+    id: str
+    answer: msgspec.Raw
+    fired: int
+    trace: bytes
+    facts: bytes
+
+
+class Audited(msgspec.Struct, frozen=True):
+    """
+    What was trimmed of the audit of one memory.
+
+    Attributes:
+        count: how many of its requests.
+        sequence: of the last of them in its journal; 0 if nothing was trimmed.
+        facts: digest of what was in the memory after it.
+    """
+
+    count: int = 0
+    sequence: int = 0
+    facts: bytes = b""
+
+
 def stream_of(name: str, key: Key) -> str:
     """Return the stream of a working memory; different keys have different ones."""
     return STREAMS + "".join(f"{len(part)}:{part}/" for part in (name, *key))
@@ -133,14 +174,14 @@ def seed_of(stream: str, before: int) -> int:
     return crc32(f"{stream}#{before}".encode()) & 0x7FFFFFFF
 
 
-def event_of(type: str, said: Request | Begun | Rebased) -> Event:
+def event_of(type: str, said: Request | Begun | Rebased | Decided) -> Event:
     """
-    Return the event of a journal.
+    Return the event of a journal, or of an audit.
 
     Raises:
         LimitError: the request takes more than `codec.PAYLOAD_BYTES_MAX` bytes; split it.
     """
-    payload = msgspec.msgpack.encode(said)
+    payload = _encode(said)
     if len(payload) > codec.PAYLOAD_BYTES_MAX:
         raise LimitError(what="request in bytes", size=len(payload), limit=codec.PAYLOAD_BYTES_MAX)
     return Event(type, payload)

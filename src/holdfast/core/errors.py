@@ -183,6 +183,16 @@ class DamagedError(StoreError):
 
 
 @dataclass(eq=False, kw_only=True)
+class UncheckedError(StoreError):
+    """A check could not read everything; what it did not reach may be anything."""
+
+    reason: str
+    findings: tuple[tuple[str, str, int | None, str], ...] = ()
+    code = "unchecked"
+    text = "the check could not complete ({reason}); what was not reached may be anything"
+
+
+@dataclass(eq=False, kw_only=True)
 class QueueFullError(StoreError):
     """The write queue stayed full for the whole wait limit; the unit was not accepted."""
 
@@ -260,6 +270,15 @@ class SnapshotAheadError(ConflictError):
     actual: int
     code = "snapshot_ahead"
     text = "snapshot {name!r} is of sequence {sequence}, stream {stream!r} is at {actual}"
+
+
+@dataclass(eq=False, kw_only=True)
+class StoreExistsError(ConflictError):
+    """A store was to be made where one is; it was not changed."""
+
+    store: str
+    code = "store_exists"
+    text = "there is a store at {store}; choose another place, or move that one away first"
 
 
 # Fence: the caller is not, or no longer, the owner.

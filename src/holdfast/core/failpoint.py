@@ -46,6 +46,10 @@ POINTS: Final = (
     "engine.captured",
     "engine.rebased",
     "engine.restored",
+    "backup.copied",
+    "backup.sealed",
+    "restore.filled",
+    "restore.placed",
     "close.checkpointed",
     "close.released",
 )

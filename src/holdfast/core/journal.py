@@ -181,6 +181,7 @@ class Answered(Payload, frozen=True, omit_defaults=True):
     value: msgspec.Raw
     at: float
     by: str = ""
+    comment: str = ""
 
 
 class Attached(Payload, frozen=True, omit_defaults=True):
@@ -193,6 +194,19 @@ class Attached(Payload, frozen=True, omit_defaults=True):
     size: int
     media_type: str
     at: float
+
+
+class Received(Payload, frozen=True, omit_defaults=True):
+    """`artifact.received`: somebody outside put bytes beside the run; they are durable."""
+
+    n: int
+    id: str
+    name: str
+    digest: bytes
+    size: int
+    media_type: str
+    at: float
+    by: str = ""
 
 
 class TimerSet(Payload, frozen=True):
@@ -335,6 +349,7 @@ EVENTS: Final[dict[str, type[Payload]]] = {
     "question.answered": Answered,
     "question.expired": Answered,
     "artifact.attached": Attached,
+    "artifact.received": Received,
     "timer.set": TimerSet,
     "timer.fired": TimerFired,
     "signal.received": SignalReceived,

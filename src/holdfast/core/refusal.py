@@ -5,7 +5,8 @@ machines.
 They belong to the families of `core.errors` and are made like the errors there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast.core.errors import (
     CodecError,
@@ -249,6 +250,15 @@ class AlreadyThereError(ConflictError):
     text = "{what}: {reason}; nothing was imported"
 
 
+@dataclass(eq=False, kw_only=True)
+class BackupNotFoundError(NotFoundError):
+    """There is no backup in this folder."""
+
+    backup: str
+    code = "backup_not_found"
+    text = "there is no backup at {backup}"
+
+
 # Runs.
 
 
@@ -268,6 +278,8 @@ class AnswerConflictError(ConflictError):
     question_id: str
     winner: str
     state: str
+    answered_at: float = 0.0
+    answer: Any = field(default=None, repr=False)
     code = "answer_conflict"
     text = "question {question_id!r} is {state}; the answer that counts is by {winner!r}"
 

@@ -81,6 +81,9 @@ class Status(StrEnum):
 
 
 TERMINAL: Final = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELLED})
+LIVE: Final = tuple(status.value for status in Status if status not in TERMINAL)
+ATTENTION: Final = ("no_code", "version_mismatch", "uncertain_effect", "diverged", "crash_loop")
+"""Reasons for which a run waits for an operator."""
 _Q, _R, _W, _P = Status.QUEUED, Status.RUNNING, Status.WAITING, Status.PAUSED
 _C = Status.CANCELLING
 
@@ -107,6 +110,7 @@ ARRIVALS: Final = frozenset(
         "child.ended",
         "step.resolved",
         "run.pausing",
+        "artifact.received",
     }
 )
 """Events that others put into a journal, and that leave the status as it is."""
@@ -171,6 +175,19 @@ class RunView(msgspec.Struct, frozen=True, omit_defaults=True):
     def is_terminal(self) -> bool:
         """Whether it ended."""
         return self.status in TERMINAL
+
+
+PERSONS: Final = frozenset(
+    {"question", "uncertain_effect", "no_code", "version_mismatch", "diverged"}
+)
+"""Kinds of waits that end when somebody does something."""
+
+
+def needs_somebody(view: RunView) -> bool:
+    """Return whether a run waits for somebody to do something, rather than for time or a run."""
+    if view.status is Status.WAITING:
+        return any(wait.partition(":")[0] in PERSONS for wait in view.waits)
+    return view.status is Status.PAUSED
 
 
 def begun(said: Started) -> RunView:

@@ -205,6 +205,30 @@ class PutSnapshot(msgspec.Struct, frozen=True, tag=True):
         return PutSnapshot(name, stream, sequence, len(data), encoding, stored, keep)
 
 
+class ResealRecord(msgspec.Struct, frozen=True, tag=True, gc=False):
+    """Write a record again as it is, under the newest data key; its version stays."""
+
+    kind: str
+    key: Key
+
+
+class ResealBytes(msgspec.Struct, frozen=True, tag=True):
+    """
+    Write the bytes of a blob or a snapshot again as they are, under the newest data key.
+
+    Attributes:
+        write: what they are of, packed.
+        written_at: when they were written, which stays.
+        format: theirs, without a seal.
+        before: digest of the row as it was read; if it changed since, nothing is done.
+    """
+
+    write: PutBlob | PutSnapshot
+    written_at: float
+    format: int
+    before: bytes
+
+
 Expectation = AtSequence | AtVersion | Fence
 Write = (
     Append
@@ -220,6 +244,8 @@ Write = (
     | PutBlob
     | DeleteBlob
     | PutSnapshot
+    | ResealRecord
+    | ResealBytes
 )
 
 
@@ -354,6 +380,8 @@ def size_bytes(unit: Unit) -> int:
                 size += len(event.payload) + len(event.meta or b"") + _EVENT_OVERHEAD_BYTES
         elif isinstance(write, PutBlob | PutSnapshot):
             size += len(write.stored)
+        elif isinstance(write, ResealBytes):
+            size += len(write.write.stored)
         elif isinstance(write, PutRecord | MendRecord):
             size += len(write.value)
         elif isinstance(write, PatchRecord):

@@ -11,6 +11,7 @@ from holdfast.core.clock import Clock, SystemClock
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.files import Files
 from holdfast.core.ids import Ids
+from holdfast.core.telemetry import Telemetry
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class World:
         failpoints: places where a test may interfere.
         files: the small files beside an SQLite store; None for those of this machine.
         vfs: name of the SQLite VFS to open with; empty for the default of the system.
+        telemetry: who is told what happens.
     """
 
     clock: Clock = field(default_factory=SystemClock)
@@ -31,3 +33,4 @@ class World:
     failpoints: Failpoints = field(default_factory=Failpoints)
     files: Files | None = None
     vfs: str = ""
+    telemetry: Telemetry = field(default_factory=Telemetry)

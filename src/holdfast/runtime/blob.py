@@ -13,6 +13,7 @@ from holdfast.core.errors import (
     VersionConflictError,
 )
 from holdfast.core.key import encode_name
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import SNAPSHOTS_KEPT, PutBlob, PutSnapshot, Unit
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.names import giving_back, keeping
@@ -25,18 +26,21 @@ LISTED_SNAPSHOTS = 100
 class Blobs:
     """Immutable bytes, named by their SHA-256 in hexadecimal."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, redaction: Redactor) -> None:
+        """Take the store, and what is not stored as it is."""
         self._store = store
+        self._redaction = redaction
 
     async def put(self, data: bytes) -> str:
         """
         Keep bytes and return their digest; the same bytes are kept once, until they are deleted.
 
+        Where bytes are redacted (`Redaction.in_bytes`), the digest is of what is left.
+
         Raises:
             LimitError: more than `UNIT_BYTES_MAX` bytes after compression.
         """
-        write = await self._store.blocking(lambda: PutBlob.of(data))
+        write = await self._store.blocking(lambda: PutBlob.of(self._redaction.content(data)))
         await self._store.commit(Unit((write, keeping(write.digest))))
         return write.digest.hex()
 

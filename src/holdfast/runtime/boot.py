@@ -21,7 +21,7 @@ which is what the next one begins with.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -35,7 +35,6 @@ from holdfast.core.refusal import (
     BootBudgetError,
 )
 from holdfast.core.unit import Append, Committed, TrimStream, Unit, Write, together
-from holdfast.runtime.damage import Damages
 from holdfast.runtime.health import Life, reason_of
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
@@ -46,6 +45,10 @@ log = logging.getLogger("holdfast")
 
 Progress = Callable[[int], None]
 """Called by a part with the number of things done since its last call."""
+
+
+Planning = Callable[[], Awaitable[Sequence[Step]]]
+"""Returned by a part that has looked: says what there is to do."""
 
 
 class Part(Protocol):
@@ -62,8 +65,13 @@ class Part(Protocol):
     name: str
     phase: Phase
 
-    async def plan(self) -> Sequence[Step]:
-        """Look at what is stored and return what there is to do; changes nothing."""
+    def look(self, reader: Reads) -> Planning:
+        """
+        Read what is stored, in a reader's thread; all parts look in one read, one by one.
+
+        Returns:
+            What plans by it, in the event loop: the steps there are to take; changes nothing.
+        """
         ...
 
     async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
@@ -102,12 +110,15 @@ class Boot:
         report: what was found and done, once it is durable.
     """
 
-    def __init__(self, store: Store, life: Life, damages: Damages) -> None:
-        """Take a store that is not open yet."""
+    def __init__(
+        self, store: Store, life: Life, recalls: Sequence[Callable[[Reads], None]]
+    ) -> None:
+        """Take a store that is not open yet, and what reads what is to be known first."""
         self._store = store
-        self._damages = damages
+        self._recalls = recalls
         self._life = life
         self._clock: Clock = store.world.clock
+        self._telemetry = store.world.telemetry
         self.parts: list[Part] = []
         self.members: list[Member] = []
         self._entered: list[Member] = []
@@ -135,6 +146,7 @@ class Boot:
                     budget=budget, phase=refusal.phase, done=refusal.done, total=refusal.total
                 ) from None
         except Exception as error:
+            self._telemetry.tell("recovery.finished", {"result": "failed"})
             if self._life.phase in (Phase.VERIFYING, Phase.RESTORING, Phase.RECONCILING):
                 await self._write_failure(error)
             self._life.fail(error)
@@ -146,15 +158,17 @@ class Boot:
         self._migrating()
         self._life.move(Phase.VERIFYING)
         if self._store.options.read_only:
+            await self._store.read(self._recall)
             self._life.move(Phase.RESTORING)
             self._life.move(Phase.RECONCILING)
         else:
             await self._recover(begun)
         self._life.move(Phase.READY)
+        self._telemetry.tell("runtime.ready", {}, {"seconds": self._clock.monotonic() - begun})
 
     async def _recover(self, begun: float) -> None:
-        head = await self._store.read(self._recall)
-        plan = await self.plan()
+        head, looked = await self._store.read(self._look)
+        plan = Plan(tuple([step for planning in looked for step in await planning()]))
         sections = await self._restore(Phase.RESTORING, plan)
         if not plan.clean(self._reconciling()):
             await self._enter()
@@ -166,10 +180,18 @@ class Boot:
         else:
             await self._enter(unit)
         self.report = report
+        result = {"result": "clean" if report.clean else "rescued"}
+        seconds = self._clock.monotonic() - begun
+        self._telemetry.tell("recovery.finished", result, {"seconds": seconds})
 
-    def _recall(self, reader: Reads) -> Head | None:
-        self._damages.recall(reader)
-        return reader.head(REPORTS)
+    def _look(self, reader: Reads) -> tuple[Head | None, list[Planning]]:
+        """Look at everything in one read: each goes to a thread and back."""
+        self._recall(reader)
+        return reader.head(REPORTS), [part.look(reader) for part in self.parts]
+
+    def _recall(self, reader: Reads) -> None:
+        for recall in self._recalls:
+            recall(reader)
 
     async def _enter(self, *unit: Unit) -> None:
         """Let the members enter; with a unit, in one with it."""
@@ -189,10 +211,6 @@ class Boot:
         # Called by the driver, perhaps again when a full disk makes it try twice.
         if self._life.phase is Phase.OPENING:
             self._life.move(Phase.MIGRATING)
-
-    async def plan(self) -> Plan:
-        """Return what there is to do; changes nothing."""
-        return Plan(tuple([step for part in self.parts for step in await part.plan()]))
 
     async def _execute(self, part: Part, plan: Plan) -> dict[str, Any]:
         steps = plan.of(part.name)

@@ -12,7 +12,9 @@ runtime) and nothing is reported as written that is not.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
 
 import msgspec
@@ -20,9 +22,11 @@ import msgspec
 from holdfast.core.recovery import Phase
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.health import Life
+from holdfast.runtime.service import first_of
 from holdfast.runtime.sessions.flush import Flusher
 from holdfast.store.store import Store
 
+log = logging.getLogger("holdfast")
 DEADLINE: Final = 30.0
 # What changes while a flush is under way is written by the next one; not for ever.
 FLUSHES_MAX: Final = 10
@@ -73,28 +77,29 @@ class Drain:
         self.work: list[Work] = []
         self.endings: list[Callable[[], Awaitable[None]]] = []
 
-    async def run(self, deadline: float) -> Drained:
+    async def run(self, deadline: float, hurry: asyncio.Event | None = None) -> Drained:
         """
         Go all the way; the caller releases the store afterwards.
 
         Args:
             deadline: seconds to wait for work under way.
+            hurry: once it is set, nothing is waited for any more.
 
         Raises:
             HoldfastError: buffered fields could not be written.
         """
         self._life.move(Phase.DRAINING)
-        self._life.stage = "refusing"
+        self._enter("refusing")
         for work in self.work:
             work.refuse()
-        self._life.stage = "waiting"
-        await self._wait(deadline)
-        unfinished = tuple(name for work in self.work for name in work.running())
+        self._enter("waiting")
+        await self._wait(deadline, hurry or asyncio.Event())
+        unfinished = self._running()
         try:
-            self._life.stage = "flushing"
+            self._enter("flushing")
             await self._flush()
         finally:
-            self._life.stage = "leaving"
+            self._enter("leaving")
             self._store.shut(self._life.refusal)
             if self._writable:
                 await self._boot.leave()
@@ -104,14 +109,24 @@ class Drain:
     def _writable(self) -> bool:
         return self._store.poisoned is None and not self._store.options.read_only
 
-    async def _wait(self, deadline: float) -> None:
-        if deadline > 0 and any(work.running() for work in self.work):
-            try:
-                async with asyncio.timeout(deadline):
-                    for work in self.work:
-                        await work.idle()
-            except TimeoutError:
-                return
+    def _enter(self, stage: str) -> None:
+        """Begin a stage, and say so with what is still under way."""
+        self._life.stage = stage
+        log.info("event=drain phase=%s remaining=%d", stage, len(self._running()))
+
+    def _running(self) -> tuple[str, ...]:
+        return tuple(name for work in self.work for name in work.running())
+
+    async def _wait(self, deadline: float, hurry: asyncio.Event) -> None:
+        if deadline <= 0 or hurry.is_set():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline):
+                await first_of(self._idle, hurry.wait)
+
+    async def _idle(self) -> None:
+        for work in self.work:
+            await work.idle()
 
     async def _flush(self) -> None:
         await self._flusher.stop()

@@ -15,7 +15,7 @@ import msgspec
 from holdfast.core.errors import DamagedError, InvalidValueError, LimitError, StreamNotFoundError
 from holdfast.core.event import Event, EventRow, Head, RecordedEvent, recorded
 from holdfast.core.key import encode_name, prefix_end
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import (
     JOURNALS,
     RESERVED_STREAMS,
@@ -26,14 +26,11 @@ from holdfast.core.unit import (
     TrimStream,
     Unit,
 )
+from holdfast.runtime.attachment import PAGE_EVENTS, PAGE_EVENTS_MAX, Attachment, Page
 from holdfast.runtime.damage import Damages
-from holdfast.store.port import Listed
+from holdfast.store.port import Listed, Reads
 from holdfast.store.store import Store
 from holdfast.store.wake import ANY
-
-PAGE_EVENTS = 1_000
-PAGE_EVENTS_MAX = 10_000
-"""How the names of Holdfast's own streams begin."""
 
 
 class StreamInfo(Head, frozen=True):
@@ -51,7 +48,7 @@ class StreamInfo(Head, frozen=True):
 class History:
     """One stream."""
 
-    def __init__(self, store: Store, name: str, redaction: Redaction, damages: Damages) -> None:
+    def __init__(self, store: Store, name: str, redaction: Redactor, damages: Damages) -> None:
         """Take the stream's name; the stream begins with its first event."""
         encode_name("stream", name)
         self.name = name
@@ -115,11 +112,25 @@ class History:
             TooOldError: retention removed events behind `after`; names the first still there.
             DamagedError: the event at `after` + 1 is damaged.
         """
+        return (await self.page(after, limit)).events
+
+    async def page(self, after: int = 0, limit: int = PAGE_EVENTS) -> Page:
+        """
+        Return up to `limit` events behind sequence `after`, with where the stream begins and ends.
+
+        Raises:
+            TooOldError: retention removed events behind `after`; names the first still there.
+            DamagedError: the event at `after` + 1 is damaged.
+        """
         if after < 0:
             raise InvalidValueError(what="after", reason=f"is {after}, must be 0 or more")
         if not 1 <= limit <= PAGE_EVENTS_MAX:
             raise LimitError(what="limit", size=limit, limit=PAGE_EVENTS_MAX)
-        return (await self._page(after, limit))[1]
+        return await self._page(after, limit)
+
+    def attach(self) -> Attachment:
+        """Return a reader that can wait for more; for who follows with a heartbeat."""
+        return Attachment(self._store.wakes, self.name, self._page)
 
     async def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
         """
@@ -131,20 +142,17 @@ class History:
             DamagedError: the next event is damaged.
             ClosedError: the store was closed.
         """
-        while True:
-            waiter = self._store.wakes.register(self.name)
-            try:
-                head, page = await self._page(after, PAGE_EVENTS)
-                for event in page:
+        with self.attach() as reader:
+            while True:
+                page = await reader.read(after)
+                for event in page.events:
                     yield event
                     after = event.sequence
-                if page:
+                if page.events:
                     continue
-                if head is not None and head.closed and after >= head.last_sequence:
+                if page.ended:
                     return
-                await waiter
-            finally:
-                self._store.wakes.forget(self.name, waiter)
+                await reader.wait()
 
     async def close(self) -> None:
         """Close the stream for good: nothing can be appended, followers end."""
@@ -188,13 +196,16 @@ class History:
                 what=f"stream {self.name!r}", reason="is written by Holdfast alone, choose another"
             )
 
-    async def _page(self, after: int, limit: int) -> tuple[Head | None, list[RecordedEvent]]:
+    async def _page(self, after: int, limit: int) -> Page:
         try:
             head, rows = await self._store.events(self.name, after, limit)
         except DamagedError as damage:
             await self._damages.note(damage)
             raise
-        return head, [recorded(self.name, row) for row in rows]
+        reached = rows[-1].sequence if rows else after
+        first, last = (1, 0) if head is None else (head.first_sequence, head.last_sequence)
+        ended = head is not None and head.closed and reached >= last
+        return Page([recorded(self.name, row) for row in rows], reached, first, last, ended)
 
 
 class Feed:
@@ -229,28 +240,46 @@ class Feed:
         return found
 
     async def _rows(self, after: int, limit: int) -> list[tuple[str, EventRow]]:
+        return (await self._looked(after, limit))[1]
+
+    async def _looked(self, after: int, limit: int) -> tuple[int, list[tuple[str, EventRow]]]:
+        def look(reader: Reads) -> tuple[int, list[tuple[str, EventRow]]]:
+            horizon = reader.horizon()
+            return horizon, reader.feed(after, horizon, limit)
+
         try:
-            return await self._store.read(
-                lambda reader: reader.feed(after, reader.horizon(), limit)
-            )
+            return await self._store.read(look)
         except DamagedError as damage:
             await self._damages.note(damage)
             raise
 
+    async def page(self, after: int, limit: int = PAGE_EVENTS) -> Page:
+        """
+        Return the events among the next `limit` ones behind `after`, without Holdfast's own;
+        there may be more behind `reached` although there are few, or none.
+        """
+        horizon, rows = await self._looked(after, limit)
+        reached = rows[-1][1].position if rows else after
+        return Page(_shown(rows, False), reached, 1, horizon, ended=False)
+
+    async def head(self) -> int:
+        """Return the position up to which no event can appear any more."""
+        return await self._store.read(lambda reader: reader.horizon())
+
+    def attach(self) -> Attachment:
+        """Return a reader that can wait for more; for who follows with a heartbeat."""
+        return Attachment(self._store.wakes, ANY, self.page)
+
     async def follow(self, after: int = 0) -> AsyncIterator[RecordedEvent]:
         """Yield events of all streams but Holdfast's own behind `after`, then wait for more."""
-        while True:
-            waiter = self._store.wakes.register(ANY)
-            try:
-                rows = await self._rows(after, PAGE_EVENTS)
-                for event in _shown(rows, False):
+        with self.attach() as reader:
+            while True:
+                page = await reader.read(after)
+                for event in page.events:
                     yield event
-                if rows:
-                    after = rows[-1][1].position
-                else:
-                    await waiter
-            finally:
-                self._store.wakes.forget(ANY, waiter)
+                if page.reached == after:
+                    await reader.wait()
+                after = page.reached
 
 
 def _shown(rows: list[tuple[str, EventRow]], reserved: bool) -> list[RecordedEvent]:

@@ -10,6 +10,8 @@ from holdfast.store.port import ListedRecord, Reads
 from holdfast.store.store import Store
 
 PAGE: Final = 2_000
+Page = tuple[int, int, bytes]
+"""How many records there are on it, how many of them are damaged, and the last place."""
 
 
 async def every(store: Store, kind: str, prefix: bytes = b"") -> AsyncIterator[ListedRecord]:
@@ -30,9 +32,22 @@ async def every(store: Store, kind: str, prefix: bytes = b"") -> AsyncIterator[L
         first = _behind(kind, first, rows[-1].place)
 
 
-async def tally(store: Store, kind: str, tag: str | None = None) -> tuple[int, int]:
+def first_page(reader: Reads, kind: str) -> Page:
+    """Return the first page of a tally; hand it to `tally`."""
+    return reader.tally(kind, b"", prefix_end(b""), PAGE, None)
+
+
+async def tally(
+    store: Store, kind: str, tag: str | None = None, begun: Page | None = None
+) -> tuple[int, int]:
     """
     Read all records of a kind, or those with a tag; return how many are intact and damaged.
+
+    Args:
+        store: where they are.
+        kind: of the records.
+        tag: only of those that carry it.
+        begun: the first page, if it was read already.
 
     Raises:
         DamagedError: the index leads back to where this has been.
@@ -40,12 +55,16 @@ async def tally(store: Store, kind: str, tag: str | None = None) -> tuple[int, i
     first, until = b"", prefix_end(b"")
     count = damaged = 0
 
-    def read(reader: Reads) -> tuple[int, int, bytes]:
+    def read(reader: Reads) -> Page:
         return reader.tally(kind, first, until, PAGE, tag)
 
-    while (found := await store.read(read))[0]:
+    found = await store.read(read) if begun is None else begun
+    while found[0]:
         count, damaged = count + found[0], damaged + found[1]
         first = _behind(kind, first, found[2])
+        if found[0] < PAGE:
+            break
+        found = await store.read(read)
     return count - damaged, damaged
 
 

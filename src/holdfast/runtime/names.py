@@ -28,6 +28,7 @@ from holdfast.core.journal import (
     Attached,
     ChildEnded,
     Payload,
+    Received,
     Started,
     StepSucceeded,
     Succeeded,
@@ -89,7 +90,7 @@ class Leaving(NamedTuple):
 
 def named_by(said: Payload) -> bytes:
     """Return the digest of the bytes that an event of a journal names; empty if it names none."""
-    if isinstance(said, Attached):
+    if isinstance(said, Attached | Received):
         return said.digest
     if isinstance(said, Started | StepSucceeded | ChildEnded | Succeeded):
         return said.blob

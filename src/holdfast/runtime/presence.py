@@ -228,6 +228,11 @@ class Presence:
         if self._ttls[ttl] <= 0:
             del self._ttls[ttl]
 
+    @property
+    def trouble(self) -> str:
+        """Why the store took no heartbeat the last time; empty if it did."""
+        return self._heartbeat.trouble
+
     async def beat(self) -> None:
         """
         Say that this runtime lives; called by the heartbeat.
@@ -290,12 +295,18 @@ class Presence:
 
 
 class Heartbeat(Service):
-    """Says that this runtime lives, three times as often as it promised."""
+    """
+    Says that this runtime lives, three times as often as it promised.
+
+    Attributes:
+        trouble: why the last one did not come through; empty if it did.
+    """
 
     def __init__(self, presence: Presence) -> None:
         """Take the presence it keeps up."""
         super().__init__("heartbeat", presence.ttl / _BEATS_PER_TTL)
         self._presence = presence
+        self.trouble = ""
 
     def hurry(self) -> None:
         """Beat at once: less silence was promised than before."""
@@ -306,8 +317,10 @@ class Heartbeat(Service):
         beats = _BEATS_PER_TTL
         try:
             await self._presence.beat()
+            self.trouble = ""
         except StoreError as error:
             self.failures += 1
+            self.trouble = f"the store took no heartbeat ({error.code})"
             beats = _BEATS_PER_TTL_AFTER_FAILURE
             log.warning("event=heartbeat_failed reason=%s", error.code)
         self.interval = self._presence.ttl / beats

@@ -7,7 +7,7 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.errors import LimitError, RecordNotFoundError
 from holdfast.core.key import Key, as_key, check_word, encode_key, prefix_end
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import (
     AtVersion,
     DeleteRecord,
@@ -44,7 +44,7 @@ class Record(msgspec.Struct, frozen=True):
 class Records:
     """All records of a store."""
 
-    def __init__(self, store: Store, redaction: Redaction) -> None:
+    def __init__(self, store: Store, redaction: Redactor) -> None:
         """Take the store."""
         self._store = store
         self._redaction = redaction

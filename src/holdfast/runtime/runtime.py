@@ -6,31 +6,36 @@ to date; when it leaves, everything accepted is durable and the store is release
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
-from holdfast.core.errors import FenceError, InvalidValueError, PoisonedError
+from holdfast.core.clock import Clock
+from holdfast.core.errors import FenceError, PoisonedError
 from holdfast.core.key import Key
 from holdfast.core.machine import Machine
 from holdfast.core.recovery import Phase
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import Committed, Unit, check_writes
 from holdfast.core.world import World
 from holdfast.runtime.blob import Blobs, Snapshots
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.drain import DEADLINE, Drain, Drained
-from holdfast.runtime.engines.engine import Engine
 from holdfast.runtime.engines.engines import Engines
+from holdfast.runtime.gauges import Gauges, Pulse
 from holdfast.runtime.health import Gates, Health, Life, reason_of
 from holdfast.runtime.history import Feed, History, StreamInfo, list_streams
+from holdfast.runtime.keys import Keys
 from holdfast.runtime.lease import Leases
 from holdfast.runtime.names import commit_keeping
+from holdfast.runtime.outcome import Outcome, outcome_of
+from holdfast.runtime.pipelines.graphs import Graphs
 from holdfast.runtime.pipelines.pipeline import Pipeline, Pipelines
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.record import Records
+from holdfast.runtime.redaction import HashKey
+from holdfast.runtime.requests import Requests
+from holdfast.runtime.restored import Restored
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.retention import Retention
 from holdfast.runtime.runs.runs import Runs
@@ -42,28 +47,22 @@ from holdfast.runtime.sessions.identity import Identities
 from holdfast.runtime.sessions.latch import Latches
 from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.sessions.sessions import Sessions
+from holdfast.runtime.tokens import Tokens
 from holdfast.runtime.transfers import Transfers
 from holdfast.runtime.watch import Watch
 from holdfast.runtime.work.ledger import Ledger
 from holdfast.runtime.work.lifeline import Lifeline
 from holdfast.runtime.work.rescue import Rescue
+from holdfast.runtime.worker import Workers
+from holdfast.store.keyring import Keyring as Keyring  # Public: `holdfast.Keyring`.
 from holdfast.store.options import Options as Options  # Public: `holdfast.Options`.
 from holdfast.store.options import scheme, sqlite_path
-from holdfast.store.port import Driver, Finding, Opened
+from holdfast.store.port import ALL, Driver, Opened
+from holdfast.store.port import Depth as Depth  # For who says how much to read,
+from holdfast.store.port import Finding as Finding  # and for who shows what was found.
 from holdfast.store.store import Store
 
 T = TypeVar("T")
-FLUSH_INTERVAL_MIN = 0.05
-
-
-class Outcome(StrEnum):
-    """What became of a unit whose answer was lost."""
-
-    COMMITTED = "committed"
-    """All of it is durable."""
-
-    ABSENT = "absent"
-    """Nothing of it was written, and nothing will be."""
 
 
 class Runtime:
@@ -80,36 +79,54 @@ class Runtime:
         latches: breakers and flags that survive restarts.
         sessions: all sessions: found, listed, archived, closed.
         runs: functions that are executed under an id and survive the process.
+        graphs: files in the Attractor dialect that are started as they come.
         engines: working memories of foreign programs, such as rule engines.
+        keys: the data keys of an encrypted store, and their rotation.
+        redaction: what is replaced before it is stored, and how often it was.
+        workers: the runtimes that have the store open.
         transfers: runs and sessions out into files, and in again.
+        telemetry: who is told what happens; see `holdfast.core.telemetry`.
+        gauges: what is true now, for whoever measures.
+        restored: whether the store is paused after a restore, and the way on.
+        requests: what was asked for from outside, once under a key, with its audit.
+        tokens: by which somebody outside proves who asks.
     """
 
-    def __init__(self, store: Store, flush_interval: float, redaction: Redaction) -> None:
+    def __init__(self, store: Store, flush_interval: float, redaction: Redactor) -> None:
         """Take a store that is not open yet."""
         self._store = store
+        self.telemetry = store.world.telemetry
         self._life = Life(store.world.clock)
         self._gates = Gates(store.world.clock)
         self._errand = Errand("boot")
         store.shut(self._life.refusal)
-        self._redaction = redaction
+        self.redaction = redaction
         self._damages = Damages(store)
-        self._boot = Boot(store, self._life, self._damages)
+        self.restored = Restored(store)
+        self._boot = Boot(store, self._life, [self._damages.recall, self.restored.recall])
         self._closing = asyncio.Lock()
         self._flusher = Flusher(store, flush_interval)
-        self._watchdog = Watchdog(self._flusher)
+        self._watchdog = Watchdog(self._flusher, self.telemetry)
         self._watch = Watch(store)
+        self.keys = Keys(store)
         self.records = Records(store, redaction)
         self.leases = Leases(store)
-        self.blobs = Blobs(store)
+        self.blobs = Blobs(store, redaction)
         self.snapshots = Snapshots(store, self._damages)
         self.feed = Feed(store, self._damages)
-        self.latches = Latches(store)
+        self.latches = Latches(store, redaction)
         self.transfers = Transfers(store)
+        self.workers = Workers(store)
+        self.requests = Requests(store, redaction, self.history)
+        self.tokens = Tokens(store)
+        in_memory = store.options.sessions_in_memory
         self.sessions = Sessions(
-            store, self._flusher, self._damages, self.history, store.options.sessions_in_memory
+            store, self._flusher, self._damages, self.history, in_memory, redaction
         )
-        self.engines = Engines(store, self._damages, flush_interval)
+        self.engines = Engines(store, self._damages, flush_interval, redaction)
         self._boot.parts += [Identities(store), self.engines]
+        if redaction.keyed:
+            self._boot.parts.append(HashKey(store, redaction))
         self._drain = Drain(store, self._life, self._boot, self._flusher)
         self._drain.endings.append(self.engines.finish)
         self._presence = Presence(store, store.options.lease_ttl, flush_interval)
@@ -118,18 +135,22 @@ class Runtime:
         self._lifeline = Lifeline(self.ledger, rescue, store, self._presence.ttl / 3)
         self._boot.members += [self._presence, self._lifeline]
         self._boot.parts.append(rescue)
+        self.ledger.paused = self.restored.reason
         self._drain.work.append(self.ledger)
         self._presence.on_fenced = self._fenced
         views = Views(store, redaction, self._damages)
         self._executor = Executor(views, self.ledger, self._presence)
         self._watch.on_streams = self._executor.heard
         options = store.options
-        self._retention = Retention(views, options.runs_kept_for, options.runs_kept)
-        self.runs = Runs(views, self._executor, self._retention, self.history)
+        retention = Retention(views, options.runs_kept_for, options.runs_kept)
+        self.runs = Runs(views, self._executor, retention, self.history)
         self.pipelines = Pipelines(views, self.runs)
+        self.graphs = Graphs(views, self.runs)
         self._boot.members.append(self._executor)
         self._boot.parts.append(Timers(views))
         self._drain.work.append(self._executor)
+        self.gauges = Gauges(store, self.health, self._executor, self.ledger)
+        self._pulse = Pulse(store)
         self._add_gates()
 
     @property
@@ -140,13 +161,23 @@ class Runtime:
         return self._store.opened
 
     @property
+    def lineage(self) -> int:
+        """Number of this line of history: 1, and one more with every restore from a backup."""
+        return self.restored.number
+
+    @property
+    def clock(self) -> Clock:
+        """The clock by which everything here is timed."""
+        return self._store.world.clock
+
+    @property
     def poisoned(self) -> str | None:
         """Why the store stopped after a failed commit, or None."""
         return self._store.poisoned
 
     def history(self, stream: str) -> History:
         """Return a stream by name; it begins with its first event."""
-        return History(self._store, stream, self._redaction, self._damages)
+        return History(self._store, stream, self.redaction, self._damages)
 
     def session(self, kind: type[T], key: str | Key, identities: Sequence[str] = ()) -> Session[T]:
         """
@@ -215,17 +246,26 @@ class Runtime:
         Raises:
             OutcomeForgottenError: it is older than the outcomes that are kept.
         """
-        raw = bytes.fromhex(unit_id) if isinstance(unit_id, str) else unit_id
-        return Outcome.COMMITTED if await self._store.committed(raw) else Outcome.ABSENT
+        return await outcome_of(self._store, unit_id)
 
     async def flush(self) -> FlushReport:
         """Write everything buffered; a barrier: when this returns, it is durable."""
         await self.engines.flush()
         return await self._flusher.flush()
 
-    async def verify(self) -> list[Finding]:
-        """Read everything and return what does not match its digest; empty if all is well."""
-        return [*await self._store.verify(), *await self.runs.verify()]
+    async def verify(self, depth: Depth = ALL) -> list[Finding]:
+        """
+        Read everything, or as much as is asked for; return what does not fit, empty if all is well.
+
+        Raises:
+            UncheckedError: something could not be read; holds what was found until then.
+        """
+        found = await self._store.verify(depth)
+        if depth.level == "full":
+            found += await self.runs.verify()
+        at = {} if found else {"clean_at": self._store.world.clock.wall()}
+        self.telemetry.tell("store.verified", {}, {"findings": len(found), **at})
+        return found
 
     def health(self) -> Health:
         """Return how this runtime is now: phase, readiness, what is degraded, progress."""
@@ -254,19 +294,22 @@ class Runtime:
         """
         await self._life.ready()
 
-    async def drain(self, deadline: float = DEADLINE) -> Drained:
+    async def drain(
+        self, deadline: float = DEADLINE, *, hurry: asyncio.Event | None = None
+    ) -> Drained:
         """
         End in good order: begin nothing new, let work under way end, write, say goodbye, close.
 
         Args:
             deadline: seconds to wait for work under way; what is not done then is left as it
                 is, and the next recovery finds it.
+            hurry: once it is set, work under way is not waited for any more.
         """
         await self._errand.stop()
         async with self._closing:
             try:
                 if self._life.phase is Phase.READY:
-                    return await self._drain.run(deadline)
+                    return await self._drain.run(deadline, hurry)
                 return Drained(())
             finally:
                 await self._release()
@@ -296,12 +339,14 @@ class Runtime:
     def _start(self) -> None:
         """Begin to serve: start the background duties, let commits pass."""
         self._watch.start()
+        if self.telemetry.listens:
+            self._pulse.start()
         if not self._store.options.read_only:
             self._flusher.start()
             self._watchdog.start()
-            self._executor.start()
-            self._retention.start()
             self.engines.start()
+            self.tokens.start()
+            self.restored.begin(self._executor.start, self.runs.retention.start)
         self._store.admit()
 
     async def close(self) -> None:
@@ -314,12 +359,15 @@ class Runtime:
             if self._life.phase is not Phase.CLOSED and self._store.opened is not None:
                 await self._goodbye()
             await self.engines.release()
-            await self._retention.stop()
+            await self.restored.stop()
+            await self.tokens.stop()
+            await self.runs.retention.stop()
             await self._executor.end()
             await self._watchdog.stop()
             await self._flusher.stop()
             await self._lifeline.stop()
             await self._presence.stop()
+            await self._pulse.stop()
         finally:
             self._store.driver.interrupt_wait()
             try:
@@ -345,107 +393,13 @@ class Runtime:
     def _add_gates(self) -> None:
         gates, store, flusher = self._gates, self._store, self._flusher
         gates.add("store", lambda: store.poisoned or "", needed=True)
+        gates.add("heartbeat", lambda: self._presence.trouble, needed=True)
         gates.add("engines", self.engines.trouble, needed=True)
+        gates.add("restored", self.restored.reason, needed=True)
         gates.add("commits", lambda: "" if store.trouble is None else reason_of(store.trouble))
         gates.add("flush", lambda: "the last flush is late" if flusher.late else "")
         gates.add("damage", self._damages.words)
         gates.add("snapshots", self.engines.remarks)
-
-
-class Opening:
-    """What `open` returns; enter it to get a `Runtime`."""
-
-    def __init__(
-        self,
-        store: Store,
-        flush_interval: float,
-        redaction: Redaction,
-        *,
-        wait_ready: bool = True,
-        functions: Iterable[Callable[..., Any]] = (),
-        engines: Mapping[str, Engine] | None = None,
-    ) -> None:
-        """Take a store that is not open yet."""
-        self._store = store
-        self._functions = tuple(functions)
-        self._engines = dict(engines or {})
-        self._flush_interval = flush_interval
-        self._redaction = redaction
-        self._wait_ready = wait_ready
-        self._runtime: Runtime | None = None
-
-    async def __aenter__(self) -> Runtime:
-        """Look at what is there, bring it up to date, recover, start."""
-        runtime = Runtime(self._store, self._flush_interval, self._redaction)
-        for function in self._functions:
-            runtime.runs.register(function)
-        for name, engine in self._engines.items():
-            runtime.engines.add(name, engine)
-        if self._wait_ready:
-            await runtime.boot()
-        else:
-            runtime.boot_aside()
-        self._runtime = runtime
-        return runtime
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Flush and release."""
-        if self._runtime is not None:
-            await self._runtime.close()
-
-
-def open(
-    url: str,
-    *,
-    flush_interval: float = 30.0,
-    redact: Iterable[str] = (),
-    wait_ready: bool = True,
-    functions: Iterable[Callable[..., Any]] = (),
-    engines: Mapping[str, Engine] | None = None,
-    options: Options | None = None,
-    world: World | None = None,
-    **limits: Any,
-) -> Opening:
-    """
-    Open a store; use it as `async with holdfast.open(url) as rt:`.
-
-    Args:
-        url: `sqlite:///file.db`, `sqlite:////absolute.db`, `sqlite:///:memory:` or
-            `postgresql://user@host/database?schema=holdfast`.
-        flush_interval: seconds between two writes of buffered fields, 0.05 or more.
-        redact: names of fields whose values are never stored.
-        wait_ready: enter the block when it is ready; if False, enter at once and await
-            `rt.ready()`; until then every change of state raises `NotReadyError`.
-        functions: whose runs go on here; see `rt.runs.register`.
-        engines: restored before it is ready, by name; `rt.engines.attach` sets more.
-        options: limits; see `Options`.
-        world: clock, ids and failpoints, for tests.
-        limits: single fields of `Options`, such as `read_only=True`.
-
-    Raises:
-        InvalidValueError: the URL or an option is not acceptable.
-        StoreError: on entering, if the store is refused, damaged, newer, locked or unsafe.
-    """
-    if flush_interval < FLUSH_INTERVAL_MIN:
-        raise InvalidValueError(
-            what="flush_interval", reason=f"is {flush_interval}, at least {FLUSH_INTERVAL_MIN} s"
-        )
-    chosen = _options(options, limits)
-    surroundings = world or World()
-    store = Store(make_driver(url, chosen, surroundings), chosen, surroundings)
-    return Opening(
-        store,
-        flush_interval,
-        Redaction(redact),
-        wait_ready=wait_ready,
-        functions=functions,
-        engines=engines,
-    )
 
 
 def make_driver(url: str, options: Options, world: World) -> Driver:
@@ -463,12 +417,3 @@ def make_driver(url: str, options: Options, world: World) -> Driver:
     from holdfast.store.postgres import PostgresDriver
 
     return PostgresDriver(url, options, world)
-
-
-def _options(options: Options | None, limits: Mapping[str, Any]) -> Options:
-    if options is not None and limits:
-        raise InvalidValueError(what="options", reason="give options or single limits, not both")
-    try:
-        return options or Options(**limits)
-    except TypeError as error:
-        raise InvalidValueError(what="option", reason=str(error).partition(") ")[2]) from error

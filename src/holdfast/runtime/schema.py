@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from holdfast.core.errors import StoreNotFoundError
-from holdfast.runtime.runtime import open
+from holdfast.runtime.opening import open
 from holdfast.store.migrate import Migration, known
 from holdfast.store.options import scheme
 

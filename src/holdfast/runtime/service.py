@@ -128,6 +128,20 @@ async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None
             group.create_task(piece())
 
 
+async def first_of(*work: Callable[[], Coroutine[object, object, object]]) -> None:
+    """Run several pieces of work side by side until the first is done; the others are ended."""
+    tasks = [asyncio.create_task(piece()) for piece in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
+
+
 def carry_on(
     work: Coroutine[Any, Any, T], then: Callable[[], None] | None = None
 ) -> "asyncio.Future[T]":

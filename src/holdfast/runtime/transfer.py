@@ -88,12 +88,13 @@ async def export_stream(
     with replacing(path, failpoints or Failpoints()) as file:
         writer = LineWriter(file)
         writer.put(header)
-        after = info.first_sequence - 1
+        after, previous = info.first_sequence - 1, header.anchor
         while after < info.last_sequence:
             limit = min(PAGE_EVENTS, info.last_sequence - after)
             for event in await history.read(after, limit):
-                writer.put(Line.of(event))
-                after = event.sequence
+                line = Line.of(event, header.origin, previous)
+                writer.put(line)
+                after, previous = event.sequence, line.digest
         writer.end()
     return header
 

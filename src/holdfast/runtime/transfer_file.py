@@ -83,7 +83,7 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Line(msgspec.Struct, frozen=True):
-    """One event of an export, as it was stored."""
+    """One event of an export; its digest continues the chain of the file, which is not sealed."""
 
     sequence: int
     position: int
@@ -94,17 +94,12 @@ class Line(msgspec.Struct, frozen=True):
     digest: str
 
     @staticmethod
-    def of(event: RecordedEvent | EventRow) -> "Line":
-        """Return the line of a stored event."""
-        return Line(
-            event.sequence,
-            event.position,
-            event.type,
-            event.payload,
-            event.meta,
-            event.recorded_at,
-            event.digest.hex(),
-        )
+    def of(event: RecordedEvent | EventRow, origin: int, previous: str) -> "Line":
+        """Return the line of an event behind another one, whose digest is in hexadecimal."""
+        said = (event.type, event.payload, event.meta, event.recorded_at)
+        row = EventRow(event.position, origin, event.sequence, *said, b"")
+        digest = chained_digest(bytes.fromhex(previous), row).hex()
+        return Line(event.sequence, event.position, *said, digest)
 
     def follows(self, previous: bytes, origin: int) -> bool:
         """Return whether this event's digest fits to the digest of the one before."""
@@ -354,7 +349,9 @@ def read_stream(reader: Reads, name: str) -> StreamPart | None:
     after = head.first_sequence - 1
     while after < head.last_sequence:
         limit = min(PAGE_EVENTS, head.last_sequence - after)
-        lines += [Line.of(row) for row in reader.events(name, after, limit)[1]]
+        for row in reader.events(name, after, limit)[1]:
+            previous = lines[-1].digest if lines else head.anchor.hex()
+            lines.append(Line.of(row, head.origin, previous))
         after = lines[-1].sequence
     return StreamPart(Header.of(head), lines)
 

@@ -26,6 +26,7 @@ from holdfast.core.journal import (
     ChildEnded,
     ChildStarted,
     Pausing,
+    Received,
     Started,
     read_payload,
 )
@@ -304,7 +305,7 @@ class _Arriving:
         if view.status is Status.CANCELLED and journal.children():
             yield PutRecord(ORPHANS_KIND, (id,), codec.encode(None))
         for _, said in journal.said:
-            if isinstance(said, Attached):
+            if isinstance(said, Attached | Received):
                 yield from put_artifact(id, said)
             else:
                 yield from naming(id, named_by(said))

@@ -10,6 +10,7 @@ raises `Again`, and the batch is decided anew.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -18,6 +19,8 @@ from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.errors import DamagedError
 from holdfast.core.event import stream_id
 from holdfast.core.key import Key
+from holdfast.core.sealing import Cipher
+from holdfast.core.unit import PutBlob, ResealBytes
 from holdfast.store import rows
 
 TRIM_EVERY: Final = 256
@@ -48,9 +51,10 @@ class Loading:
         queries: names and parameters, in the order in which they have to be run.
     """
 
-    def __init__(self, wanted: Needs, state: State) -> None:
+    def __init__(self, wanted: Needs, state: State, cipher: Cipher | None) -> None:
         """Take what is wanted, and where it will be kept; what is absent becomes None."""
         self._state = state
+        self._cipher = cipher
         for name in state.damages:
             # What was not mended then is neither absent nor known.
             if state.records.get(name) is None:
@@ -84,7 +88,7 @@ class Loading:
             state.heads.update(dict.fromkeys(self._heads))
             state.heads.update((head.name, head) for head in heads)
         if self._records:
-            records = [rows.read_record(row) for row in next(answers)]
+            records = [rows.read_record(row, self._cipher) for row in next(answers)]
             state.records.update(dict.fromkeys(self._records))
             state.records.update(((one.kind, one.key), one) for one in records)
         if self._leases:
@@ -103,7 +107,7 @@ class Loading:
         self._state.records[name] = None
         for row in found:
             try:
-                record = rows.read_record(row)
+                record = rows.read_record(row, self._cipher)
             except DamagedError as damage:
                 self._state.damages[name] = damage
                 continue
@@ -113,13 +117,19 @@ class Loading:
         self.queries.append((name, parameters))
 
 
-def load(connection: Connection, wanted: Needs, state: State) -> None:
+def load(connection: Connection, wanted: Needs, state: State, cipher: Cipher | None = None) -> None:
     """Load into `state` what is wanted and not there yet, one query after the other."""
-    loading = Loading(wanted, state)
+    loading = Loading(wanted, state, cipher)
     loading.keep(connection.fetch(name, **parameters) for name, parameters in loading.queries)
 
 
-def write(connection: Connection, decision: Decision, state: State, moment: Moment) -> None:
+def write(
+    connection: Connection,
+    decision: Decision,
+    state: State,
+    moment: Moment,
+    cipher: Cipher | None = None,
+) -> None:
     """Write all effects of a decision except its outcome."""
     _upsert(connection, "heads", rows.head_row, decision.heads, state.heads)
     if decision.events:
@@ -131,9 +141,10 @@ def write(connection: Connection, decision: Decision, state: State, moment: Mome
     if mended:
         # Of a damaged row nothing is kept, not even the columns that an update leaves alone.
         connection.run("drop_records", ids=mended)
-    _upsert(connection, "records", rows.record_row, decision.records, state.records)
+    to_row = partial(rows.record_row, cipher=cipher)
+    _upsert(connection, "records", to_row, decision.records, state.records)
     _upsert(connection, "leases", rows.lease_row, decision.leases, state.leases)
-    _write_bytes(connection, decision, moment)
+    _write_bytes(connection, decision, moment, cipher)
 
 
 def _upsert(
@@ -150,19 +161,42 @@ def _upsert(
         connection.run_rows(f"update_{what}", old)
 
 
-def _write_bytes(connection: Connection, decision: Decision, moment: Moment) -> None:
+def _write_bytes(
+    connection: Connection, decision: Decision, moment: Moment, cipher: Cipher | None
+) -> None:
+    for one in decision.resealed:
+        _reseal(connection, one, cipher)
     kept = [blob for blob in decision.blobs.values() if blob is not None]
     dropped = [content for content, blob in decision.blobs.items() if blob is None]
     if dropped:
         connection.run("drop_blobs", contents=dropped)
     if kept:
-        connection.run_rows("put_blobs", [rows.blob_row(blob, moment.wall) for blob in kept])
+        connection.run_rows(
+            "put_blobs", [rows.blob_row(blob, moment.wall, cipher) for blob in kept]
+        )
     newest = {(one.name, one.sequence): one for one in decision.snapshots}
     if newest:
-        values = [rows.snapshot_row(one, moment.wall) for one in newest.values()]
+        values = [rows.snapshot_row(one, moment.wall, cipher) for one in newest.values()]
         connection.run_rows("put_snapshots", values)
     for name, keep in {one.name: one.keep for one in decision.snapshots}.items():
         connection.run("trim_snapshots", id=rows.snapshot_id(name), keep=keep)
+
+
+def _reseal(connection: Connection, one: ResealBytes, cipher: Cipher | None) -> None:
+    """Put bytes that were sealed anew in the place of those that were read, if they are there."""
+    write, before = one.write, one.before
+    if isinstance(write, PutBlob):
+        content, _, _, stored, _, form, digest = rows.blob_row(
+            write, one.written_at, cipher, one.format
+        )
+        to: dict[str, Any] = {"content": content}
+    else:
+        id, _, _, sequence, _, _, stored, _, form, digest = rows.snapshot_row(
+            write, one.written_at, cipher, one.format
+        )
+        to = {"id": id, "sequence": sequence}
+    name = "reseal_blob" if isinstance(write, PutBlob) else "reseal_snapshot"
+    connection.run(name, **to, stored=stored, format=form, digest=digest, before=before)
 
 
 def remember(state: State, decision: Decision) -> None:

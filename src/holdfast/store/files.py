@@ -31,7 +31,8 @@ class SystemFiles:
     def read(self, path: Path) -> bytes | None:
         """Return the bytes of a file, or None if there is none."""
         try:
-            return path.read_bytes()
+            with path.open("rb", buffering=0) as file:
+                return file.read()
         except FileNotFoundError:
             return None
 
@@ -104,10 +105,11 @@ def replacing(path: Path, failpoints: Failpoints) -> Generator[BinaryIO]:
 def remove_leftovers(path: Path) -> list[str]:
     """Remove temporary files that a crash left beside `path`; return their names."""
     prefix = f"{path.name}{TEMPORARY}"
-    found = [entry for entry in path.parent.iterdir() if entry.name.startswith(prefix)]
-    for entry in found:
-        entry.unlink(missing_ok=True)
-    return sorted(entry.name for entry in found)
+    # Names alone: this is done several times at every opening, and mostly nothing is found.
+    found = sorted(name for name in os.listdir(path.parent) if name.startswith(prefix))  # noqa: PTH208
+    for name in found:
+        path.with_name(name).unlink(missing_ok=True)
+    return found
 
 
 def sync_folder(folder: Path) -> None:

@@ -143,10 +143,22 @@ def check(
 
 
 def migrate(
-    store: str, migrator: Migrator, migrations: Sequence[Migration], failpoints: Failpoints
+    store: str,
+    migrator: Migrator,
+    migrations: Sequence[Migration],
+    failpoints: Failpoints,
+    applied: Sequence[tuple[int, str, str]] | None = None,
 ) -> int:
     """
     Apply what is missing, each migration in a transaction of its own.
+
+    Args:
+        store: where, for people.
+        migrator: applies them.
+        migrations: what this Holdfast knows.
+        failpoints: places for tests.
+        applied: what was applied, if the caller has just looked; looked up again before
+            anything is changed.
 
     Returns:
         The number of the last migration.
@@ -155,17 +167,21 @@ def migrate(
         SchemaNewerError: the store knows more than this Holdfast.
         MigrationChangedError: an applied migration has another text.
     """
-    while check(store, migrations, migrator.applied()) < len(migrations):
+    if applied is None:
+        applied = migrator.applied()
+    while check(store, migrations, applied) < len(migrations):
         migrator.begin()
         try:
             failpoints.reach("migrate.begun")
             # Looked up again inside the transaction: another process may have been faster.
-            done = check(store, migrations, migrator.applied())
+            applied = migrator.applied()
+            done = check(store, migrations, applied)
             if done < len(migrations):
                 migrator.apply(migrations[done], failpoints)
         except BaseException:
             migrator.rollback()
             raise
         migrator.commit()
+        applied = migrator.applied()
         failpoints.reach("migrate.committed")
     return len(migrations)

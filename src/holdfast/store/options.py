@@ -5,11 +5,14 @@ A store is named by a URL: `sqlite:///relative.db`, `sqlite:////absolute.db`,
 `sqlite:///:memory:` or `postgresql://user@host/database?schema=holdfast`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from holdfast.core.errors import InvalidValueError
+from holdfast.store.keyring import Keyring
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,8 @@ class Options:
         sessions_in_memory: sessions that are kept after they were used.
         runs_kept_for: seconds for which runs are kept that ended; for ever if not given.
         runs_kept: how many runs that ended are kept, the newest; all if not given.
+        keyring: keys by which values are encrypted, or the file they are in; the file that the
+            environment variable `HOLDFAST_KEYRING` names if it is not given, and none without it.
         boot_budget: seconds a boot may take before it fails; the next one goes on from there.
     """
 
@@ -55,6 +60,7 @@ class Options:
     boot_budget: float = 600.0
     runs_kept_for: float | None = None
     runs_kept: int | None = None
+    keyring: Keyring | str | Path | None = None
 
     def __post_init__(self) -> None:
         """
@@ -70,6 +76,21 @@ class Options:
         for name in ("runs_kept_for", "runs_kept"):
             if (getattr(self, name) or 0) < 0:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 0")
+
+
+def chosen_options(options: Options | None, limits: Mapping[str, Any]) -> Options:
+    """
+    Return options as they are, or those of single limits.
+
+    Raises:
+        InvalidValueError: both were given, or there is no such limit.
+    """
+    if options is not None and limits:
+        raise InvalidValueError(what="options", reason="give options or single limits, not both")
+    try:
+        return options or Options(**limits)
+    except TypeError as error:
+        raise InvalidValueError(what="option", reason=str(error).partition(") ")[2]) from error
 
 
 def sqlite_path(url: str) -> Path | None:

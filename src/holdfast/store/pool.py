@@ -4,7 +4,8 @@ A few connections lent to readers, one at a time each.
 Connections are made when they are first needed and used again, last one first. One that broke
 is closed and not lent again.
 
-Invariant: at most `size` connections are lent at any moment; a reader beyond that waits.
+Invariant: at most `size` connections are lent to readers at any moment; a reader beyond that
+waits. Who is lent one at once does not count.
 """
 
 import threading
@@ -43,12 +44,17 @@ class Pool(Generic[C]):
     @contextmanager
     def lend(self) -> Generator[C]:
         """Lend a connection for the length of a block."""
-        with self._room:
-            connection = self._take() or self._connect()
-            try:
-                yield connection
-            finally:
-                self._take_back(connection)
+        with self._room, self.lend_at_once() as connection:
+            yield connection
+
+    @contextmanager
+    def lend_at_once(self) -> Generator[C]:
+        """Lend a connection to who must not wait for readers: one that is free, or one more."""
+        connection = self._take() or self._connect()
+        try:
+            yield connection
+        finally:
+            self._take_back(connection)
 
     def close(self) -> None:
         """Close what is not lent now, and what is lent when it comes back."""

@@ -16,16 +16,21 @@ contract suite in `holdfast.testing.contract` says what is asked of an implement
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from holdfast.core.commit import Decision, Moment, Needs, State, decide, needs
 from holdfast.core.errors import HoldfastError, StoreBusyError
 from holdfast.core.event import EventRow, Head
-from holdfast.core.failpoint import Failpoints
 from holdfast.core.key import Key
+from holdfast.core.sealing import UnknownDataKey
 from holdfast.core.unit import Committed, LeaseRow, RecordRow, Unit
+from holdfast.core.world import World
+from holdfast.store.vault import Vault
+
+if TYPE_CHECKING:
+    from holdfast.store.archive import Archive
 
 Answer = Committed | HoldfastError
 Verdict = Literal["committed", "absent", "forgotten"]
@@ -48,11 +53,15 @@ class Answers(NamedTuple):
         units: an answer per unit, in order.
         streams: names of the streams that changed; who follows them is woken.
         positions: of the events that were appended, growing.
+        sync: seconds the COMMIT took, if somebody measures.
+        tries: how often the batch was begun.
     """
 
     units: list[Answer]
     streams: Collection[str] = ()
     positions: Collection[int] = ()
+    sync: float = 0.0
+    tries: int = 1
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -97,6 +106,35 @@ class Finding(msgspec.Struct, frozen=True):
     name: str
     reason: str
     sequence: int | None = None
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """
+    How much of a store is read by a check.
+
+    Attributes:
+        level: `quick` reads what has one row each and nothing of streams, blobs and snapshots but
+            that they are named; `standard` reads every row; `full` also checks indexes, and
+            the runtime compares runs with their journals.
+        part: which share of the streams, blobs and snapshots is read, from 1.
+        of: how many shares there are; the same thing is always in the same one.
+    """
+
+    level: Literal["quick", "standard", "full"] = "full"
+    part: int = 1
+    of: int = 1
+
+    @property
+    def reads_content(self) -> bool:
+        """Whether streams, blobs and snapshots are read."""
+        return self.level != "quick"
+
+    def takes(self, id: bytes) -> bool:
+        """Return whether a thing is in the share that is read."""
+        return int.from_bytes(id[:8]) % self.of == self.part - 1
+
+
+ALL: Final = Depth()
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -221,6 +259,10 @@ class Reads(Protocol):
         """Return a blob, or None."""
         ...
 
+    def size_bytes(self) -> int:
+        """Return how many bytes the store takes, what is free within it included."""
+        ...
+
     def snapshots(self, name: str, limit: int) -> list[SnapshotRow]:
         """Return the newest snapshots of a name, newest first; damaged ones are marked."""
         ...
@@ -233,10 +275,12 @@ class Driver(Protocol):
     Attributes:
         location: where it is, for people.
         migrating: to be called when `open` begins to bring the schema up to date.
+        vault: seals what is written from now on and opens what is read; None if nothing is sealed.
     """
 
     location: str
     migrating: Callable[[], None]
+    vault: Vault | None
 
     def open(self) -> Opened:
         """Guard, connect, migrate, draw an incarnation."""
@@ -278,13 +322,24 @@ class Driver(Protocol):
         """Lend a reader; from any thread."""
         ...
 
-    def verify(self) -> Iterator[Finding]:
-        """Read everything and yield what does not fit."""
+    def verify(self, depth: Depth = ALL) -> Iterator[Finding]:
+        """Read as much as is asked for and yield what does not fit."""
+        ...
+
+    def archive(self) -> "Archive":
+        """Return the store as a whole, to be copied or filled; needs no opening."""
         ...
 
 
 class Transactor(Protocol):
-    """The steps of one batch; `begin` to `write` may raise `Again` or StoreError."""
+    """
+    The steps of one batch; `begin` to `write` may raise `Again` or StoreError.
+
+    Attributes:
+        vault: seals the values of the batch, and opens those that it loads.
+    """
+
+    vault: Vault | None
 
     def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
         """Start the transaction and load what is needed, so that nobody can change it."""
@@ -302,12 +357,16 @@ class Transactor(Protocol):
         """Drop the transaction; never raises."""
         ...
 
+    def learn(self, number: int) -> None:
+        """Look which data keys there are, since one was met that is not known."""
+        ...
+
     def committed(self, decision: Decision) -> None:
         """Keep what is worth keeping of a committed batch; never raises."""
         ...
 
 
-def commit_batch(transactor: Transactor, units: Sequence[Unit], failpoints: Failpoints) -> Answers:
+def commit_batch(transactor: Transactor, units: Sequence[Unit], world: World) -> Answers:
     """
     Take a batch through load, decide, write and commit.
 
@@ -319,20 +378,25 @@ def commit_batch(transactor: Transactor, units: Sequence[Unit], failpoints: Fail
         StoreError: nothing was written.
     """
     wanted = needs(units)
-    for _ in range(TRIES_MAX):
+    failpoints = world.failpoints
+    for tries in range(1, TRIES_MAX + 1):
         try:
             state, moment, positions = transactor.begin(wanted)
             failpoints.reach("commit.loaded")
-            decision = decide(units, state, moment, positions)
+            decision = decide(units, state, moment, positions, transactor.vault)
             failpoints.reach("commit.decided")
             if not decision.unit_ids:
                 transactor.rollback()
-                return Answers(decision.answers)
+                return Answers(decision.answers, tries=tries)
             transactor.write(decision, moment)
             failpoints.reach("commit.written")
-            transactor.commit()
+            sync = _commit(transactor, world)
         except Again:
             transactor.rollback()
+            continue
+        except UnknownDataKey as unknown:
+            transactor.rollback()
+            transactor.learn(unknown.number)
             continue
         except BaseException:
             transactor.rollback()
@@ -340,5 +404,15 @@ def commit_batch(transactor: Transactor, units: Sequence[Unit], failpoints: Fail
         failpoints.reach("commit.committed")
         transactor.committed(decision)
         appended = [event.position for event in decision.events]
-        return Answers(decision.answers, decision.heads.keys(), appended)
+        return Answers(decision.answers, decision.heads.keys(), appended, sync, tries)
     raise StoreBusyError(waited=0.0)
+
+
+def _commit(transactor: Transactor, world: World) -> float:
+    """Commit; return the seconds it took, if somebody measures."""
+    if not world.telemetry.listens:
+        transactor.commit()
+        return 0.0
+    began = world.clock.monotonic()
+    transactor.commit()
+    return world.clock.monotonic() - began

@@ -8,7 +8,7 @@ Invariant: a page of events continues the chain exactly from the event the reade
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -21,11 +21,14 @@ from holdfast.core.event import (
     first_damage,
     stream_id,
 )
-from holdfast.core.key import Key
+from holdfast.core.key import Key, prefix_end
+from holdfast.core.sealing import KEY_KIND, SEALED, Cipher, UnknownDataKey, open_event
 from holdfast.core.unit import LeaseRow, RecordRow
 from holdfast.store import rows
 from holdfast.store.port import BlobRow, Listed, ListedRecord, SnapshotRow, Verdict
+from holdfast.store.vault import Vault
 
+T = TypeVar("T")
 Fetch = Callable[..., list[rows.Row]]
 Cursor = dict[str, Any]
 PAGE_ROWS: Final = 500
@@ -34,9 +37,10 @@ PAGE_ROWS: Final = 500
 class Reader:
     """Named reads over a function that runs named queries."""
 
-    def __init__(self, fetch: Fetch) -> None:
-        """Take the function that runs a query by name."""
+    def __init__(self, fetch: Fetch, cipher: Cipher | None = None) -> None:
+        """Take the function that runs a query by name, and what opens sealed values."""
         self.fetch = fetch
+        self.cipher = cipher
 
     def head(self, stream: str) -> Head | None:
         """Return a stream's head, or None."""
@@ -95,7 +99,39 @@ class Reader:
         last = head.last_sequence
         page = [row for row in page if type(row.sequence) is not int or row.sequence <= last]
         expected = min(limit, head.last_sequence - after)
-        return intact_part(head, page, after, previous, expected)
+        return self._page_opened(head.name, intact_part(head, page, after, previous, expected))
+
+    def _page_opened(self, stream: str, found: list[EventRow]) -> list[EventRow]:
+        """
+        Return the events of a page with their seals opened, up to the first that is broken.
+
+        Raises:
+            DamagedError: the very first one is.
+        """
+        if not any(row.format >= SEALED for row in found):
+            return found
+        opened: list[EventRow] = []
+        for row in found:
+            try:
+                opened.append(self._event_opened(stream, row))
+            except DamagedError:
+                if not opened:
+                    raise
+                break
+        return opened
+
+    def _event_opened(self, stream: str, row: EventRow) -> EventRow:
+        if row.format < SEALED:
+            return row
+        return self.opened(lambda: open_event(self.cipher, stream, row))
+
+    def opened(self, read: Callable[[], T]) -> T:
+        """Open what is sealed; if under a key that is not known, look which keys there are."""
+        try:
+            return read()
+        except UnknownDataKey as unknown:
+            learn_keys(self, unknown.number)
+            return read()
 
     def horizon(self) -> int:
         """
@@ -133,7 +169,7 @@ class Reader:
             stream = bytes(name).decode()
             if chained_digest(bytes(previous), row) != row.digest:
                 raise damaged_event(stream, row.sequence, "stored bytes and digest differ")
-            found.append((stream, row))
+            found.append((stream, self._event_opened(stream, row)))
         return found
 
     def record(self, kind: str, key: Key) -> RecordRow | None:
@@ -143,7 +179,7 @@ class Reader:
     def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
         """Return the record of each key; one without value was deleted."""
         found = self.fetch("load_records", ids=[rows.record_id(kind, key) for key in keys])
-        read = [rows.read_record(row) for row in found]
+        read = self.opened_records(found)
         by_key = {record.key: record for record in read if record.kind == kind}
         return [by_key.get(key) for key in keys]
 
@@ -152,12 +188,16 @@ class Reader:
     ) -> list[RecordRow]:
         """Return records that have a value, by encoded key."""
         found = self._listing(kind, first, until, limit, tag)
-        return [rows.read_record(row) for row in found]
+        return self.opened_records(found)
+
+    def opened_records(self, found: Sequence[rows.Row]) -> list[RecordRow]:
+        """Return records from their columns."""
+        return self.opened(lambda: [rows.read_record(row, self.cipher) for row in found])
 
     def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
         """Return records that have a value, by encoded key; damaged ones are marked."""
         found = self._listing(kind, first, until, limit, None)
-        return [rows.list_record(row) for row in found]
+        return self.opened(lambda: [rows.list_record(row, self.cipher) for row in found])
 
     def tally(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
@@ -175,6 +215,10 @@ class Reader:
             return self.fetch("list_records", **bounds)
         return self.fetch("list_tagged", tag=tag, **bounds)
 
+    def size_bytes(self) -> int:
+        """Return how many bytes the store takes, what is free within it included."""
+        return int(self.fetch("size_of_store")[0][0])
+
     def lease(self, key: str) -> LeaseRow | None:
         """Return a lease, or None if it was never granted."""
         for row in self.fetch("load_leases", ids=[rows.lease_id(key)]):
@@ -186,13 +230,13 @@ class Reader:
     def blob(self, content: bytes) -> BlobRow | None:
         """Return a blob, or None."""
         for row in self.fetch("read_blob", content=content):
-            return rows.read_blob(row)
+            return self.opened(lambda: rows.read_blob(row, self.cipher))  # noqa: B023 called at once
         return None
 
     def snapshots(self, name: str, limit: int) -> list[SnapshotRow]:
         """Return the newest snapshots of a name, newest first; damaged ones are marked."""
         found = self.fetch("read_snapshots", id=rows.snapshot_id(name), limit=limit)
-        return [rows.read_snapshot(row) for row in found]
+        return self.opened(lambda: [rows.read_snapshot(row, self.cipher) for row in found])
 
     def outcome(self, unit_id: bytes, after: int) -> Verdict:
         """Say whether a unit made after transaction `after` was committed by a later one."""
@@ -201,7 +245,9 @@ class Reader:
         _, _, trimmed = rows.read_store(self.fetch("read_store")[0])
         return "forgotten" if trimmed > after else "absent"
 
-    def pages(self, name: str, behind: Callable[[rows.Row | None], Cursor]) -> Iterator[rows.Row]:
+    def pages(
+        self, name: str, behind: Callable[[rows.Row | None], Cursor], limit: int = PAGE_ROWS
+    ) -> Iterator[rows.Row]:
         """
         Yield all rows of a scan, page by page; `behind` names the place behind a row.
 
@@ -211,9 +257,9 @@ class Reader:
         """
         cursor = behind(None)
         visited: set[tuple[Any, ...]] = set()
-        while page := self.fetch(name, **cursor, limit=PAGE_ROWS):
+        while page := self.fetch(name, **cursor, limit=limit):
             yield from page
-            if len(page) < PAGE_ROWS:
+            if len(page) < limit:
                 return
             cursor = behind(page[-1])
             place = tuple(cursor.values())
@@ -222,6 +268,19 @@ class Reader:
                     what="index", name=name, reason="leads back to where the scan has been"
                 )
             visited.add(place)
+
+
+def data_keys(reader: Reader) -> list[RecordRow]:
+    """Return the records of the data keys, which are never sealed."""
+    bounds = {"first": b"", "until": prefix_end(b""), "limit": PAGE_ROWS}
+    found = reader.fetch("list_records", kind=KEY_KIND, **bounds)
+    return [rows.read_record(row) for row in found]
+
+
+def learn_keys(reader: Reader, asked: int) -> None:
+    """Read again which data keys there are; only a vault has any."""
+    if isinstance(reader.cipher, Vault):
+        reader.cipher.learn(data_keys(reader), asked)
 
 
 def intact_part(

@@ -11,11 +11,14 @@ returned as data.
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from holdfast.core import codec
+import msgspec
+
+from holdfast.core import codec, sealing
 from holdfast.core.errors import DamagedError
 from holdfast.core.event import EventRow, Head, stream_id
 from holdfast.core.ids import derived_id
 from holdfast.core.key import Key, decode_key, encode_key, encode_name
+from holdfast.core.sealing import Cipher
 from holdfast.core.unit import LeaseRow, PutBlob, PutSnapshot, RecordRow
 from holdfast.store.port import BlobRow, Listed, ListedRecord, SnapshotRow
 
@@ -86,8 +89,9 @@ def read_event(row: Row) -> EventRow:
     return EventRow(*row)
 
 
-def record_row(record: RecordRow) -> Row:
-    """Return a record as parameters."""
+def record_row(record: RecordRow, cipher: Cipher | None = None) -> Row:
+    """Return a record as parameters, sealed if there is a cipher."""
+    record = sealing.sealed_record(cipher, record)
     return (
         record_id(record.kind, record.key),
         record.kind,
@@ -101,20 +105,22 @@ def record_row(record: RecordRow) -> Row:
     )
 
 
-def read_record(row: Row) -> RecordRow:
+def read_record(row: Row, cipher: Cipher | None = None) -> RecordRow:
     """
     Return a record from its columns.
 
     Raises:
-        DamagedError: it does not match its digest.
+        DamagedError: it does not match its digest, or its seal.
+        KeyMissingError: it is sealed, and there is no cipher.
     """
     kind, key, *_ = row
     if not is_sound(row):
         raise _damaged(f"record {kind}", _shown_key(key))
     try:
-        return RecordRow(kind, decode_key(key), *row[2:7])
+        record = RecordRow(kind, decode_key(key), *row[2:7])
     except (TypeError, ValueError) as error:
         raise _damaged(f"record {kind}", _shown_key(key)) from error
+    return sealing.open_record(cipher, record)
 
 
 def is_sound(row: Row) -> bool:
@@ -132,11 +138,11 @@ def place_of(row: Row) -> bytes:
     return row[1] if isinstance(row[1], bytes) else b""
 
 
-def list_record(row: Row) -> ListedRecord:
+def list_record(row: Row, cipher: Cipher | None = None) -> ListedRecord:
     """Return a record from its columns, marked if it does not match its digest."""
     place = place_of(row)
     try:
-        return ListedRecord(read_record(row), True, place)
+        return ListedRecord(read_record(row, cipher), True, place)
     except DamagedError:
         try:
             key = decode_key(place)
@@ -179,59 +185,81 @@ def read_lease(row: Row) -> LeaseRow:
     return lease
 
 
-def blob_row(blob: PutBlob, written_at: float) -> Row:
-    """Return a blob as parameters."""
-    columns = (blob.digest, blob.size, blob.encoding, blob.stored, written_at, COUNTED)
+def blob_row(
+    blob: PutBlob, written_at: float, cipher: Cipher | None = None, format: int = COUNTED
+) -> Row:
+    """Return a blob as parameters, sealed if there is a cipher."""
+    place = sealing.blob_place(blob.digest, blob.size, blob.encoding)
+    stored, seal = sealing.seal_bytes(cipher, place, blob.stored)
+    columns = (blob.digest, blob.size, blob.encoding, stored, written_at, format + seal)
     return (*columns, codec.digest(*columns))
 
 
-def read_blob(row: Row) -> BlobRow:
+def read_blob(row: Row, cipher: Cipher | None = None) -> BlobRow:
     """
     Return a blob from its columns, still packed.
 
     Raises:
-        DamagedError: it does not match its digest.
+        DamagedError: it does not match its digest, or its seal.
+        KeyMissingError: it is sealed, and there is no cipher.
     """
     content = _shown_hex(row[0])
     _check_seal(row, "blob", content)
     content_bytes, size, encoding, stored, _, written_as = row[:6]
-    counted = written_as >= COUNTED
-    return BlobRow(bytes(content_bytes), size, encoding, bytes(stored), counted)
+    place = sealing.blob_place(bytes(content_bytes), size, encoding)
+    damage = DamagedError(what="blob", name=content, reason=sealing.BROKEN)
+    packed = sealing.open_bytes(cipher, place, bytes(stored), written_as, damage)
+    counted = written_as % sealing.SEALED >= COUNTED
+    return BlobRow(bytes(content_bytes), size, encoding, packed, counted)
 
 
-def snapshot_row(snapshot: PutSnapshot, written_at: float) -> Row:
-    """Return a snapshot as parameters."""
+def snapshot_row(
+    snapshot: PutSnapshot,
+    written_at: float,
+    cipher: Cipher | None = None,
+    format: int = codec.FORMAT,
+) -> Row:
+    """Return a snapshot as parameters, sealed if there is a cipher."""
+    stored, seal = sealing.seal_bytes(cipher, _snapshot_place(snapshot), snapshot.stored)
     columns = (
         encode_name("snapshot", snapshot.name),
         encode_name("stream", snapshot.stream),
         snapshot.sequence,
         snapshot.size,
         snapshot.encoding,
-        snapshot.stored,
+        stored,
         written_at,
-        codec.FORMAT,
+        format + seal,
     )
     return (snapshot_id(snapshot.name), *columns, codec.digest(*columns))
 
 
-def read_snapshot(row: Row) -> SnapshotRow:
+def _snapshot_place(one: PutSnapshot | SnapshotRow) -> bytes:
+    return sealing.snapshot_place(one.name, one.stream, one.sequence, one.size, one.encoding)
+
+
+def read_snapshot(row: Row, cipher: Cipher | None = None) -> SnapshotRow:
     """Return a snapshot from its columns; a damaged one is marked, for the one before it."""
     try:
         _check_seal(row, "snapshot", _shown(row[0]))
+        name, stream, sequence, size, encoding, stored, written_at, written_as = row[:8]
+        found = SnapshotRow(
+            bytes(name).decode(),
+            bytes(stream).decode(),
+            sequence,
+            size,
+            encoding,
+            bytes(stored),
+            written_at,
+            intact=True,
+        )
+        damage = DamagedError(what="snapshot", name=found.name, reason=sealing.BROKEN)
+        place = _snapshot_place(found)
+        packed = sealing.open_bytes(cipher, place, found.stored, written_as, damage)
     except DamagedError:
         sequence = row[2] if isinstance(row[2], int) else 0
         return SnapshotRow(_shown(row[0]), "", sequence, 0, "raw", b"", 0.0, intact=False)
-    name, stream, sequence, size, encoding, stored, written_at = row[:7]
-    return SnapshotRow(
-        bytes(name).decode(),
-        bytes(stream).decode(),
-        sequence,
-        size,
-        encoding,
-        bytes(stored),
-        written_at,
-        intact=True,
-    )
+    return found if packed is found.stored else msgspec.structs.replace(found, stored=packed)
 
 
 def outcome_row(

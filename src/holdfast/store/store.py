@@ -24,13 +24,18 @@ from holdfast.core.errors import (
     OutcomeForgottenError,
     PoisonedError,
     StoreError,
+    UncheckedError,
 )
 from holdfast.core.event import EventRow, Head
 from holdfast.core.ids import UNIT_ID_BYTES
 from holdfast.core.unit import Committed, Unit
 from holdfast.core.world import World
+from holdfast.store.keyring import Keyring
 from holdfast.store.options import Options
-from holdfast.store.port import Changes, Driver, Finding, Opened, Reads
+from holdfast.store.port import ALL, Changes, Depth, Driver, Finding, Opened, Reads
+from holdfast.store.rider import current
+from holdfast.store.unlock import unlock
+from holdfast.store.vault import Vault
 from holdfast.store.wake import Wakes
 from holdfast.store.writer import Writer
 
@@ -42,7 +47,15 @@ class Store:
     """An opened store."""
 
     def __init__(self, driver: Driver, options: Options, world: World) -> None:
-        """Take a driver that is not opened yet."""
+        """
+        Take a driver that is not opened yet.
+
+        Raises:
+            InvalidValueError: the keyring cannot be used.
+            MissingExtraError: there is a keyring, and what encrypts is not installed.
+        """
+        keyring = Keyring.of(options.keyring)
+        self.vault = None if keyring is None else Vault(keyring)
         self.driver = driver
         self.options = options
         self.world = world
@@ -60,19 +73,23 @@ class Store:
         self._abandoned = False
         self._pid = os.getpid()
 
-    async def open(self, migrating: Callable[[], None] = lambda: None) -> Opened:
+    async def open(
+        self, migrating: Callable[[], None] = lambda: None, *, locked: bool = False
+    ) -> Opened:
         """
         Open the driver and start the writer; if this is cancelled, nothing stays open.
 
         Args:
             migrating: called, in another thread, when the driver begins to migrate.
+            locked: ask for no key; then only digests can be checked of what is encrypted.
 
         Raises:
             StoreError: the store is refused, damaged, newer, locked or unsafe.
+            KeyMissingError, KeyWrongError: it is encrypted, and the keyring does not fit.
         """
         self.driver.migrating = migrating
         try:
-            opened = await self._start(self._open)
+            opened = await self._start(lambda: self._open(locked=locked))
         except BaseException:
             self._abandon()
             raise
@@ -80,8 +97,14 @@ class Store:
         self._writer.start()
         return opened
 
-    def _open(self) -> Opened:
+    def _open(self, *, locked: bool) -> Opened:
         opened = self.driver.open()
+        if not locked:
+            try:
+                unlock(self.driver, self.vault, self.world, read_only=self.options.read_only)
+            except BaseException:
+                self.driver.close()
+                raise
         with self._lock:
             self._is_open = True
             abandoned = self._abandoned
@@ -182,7 +205,8 @@ class Store:
             HoldfastError: refused, not written, or `OutcomeUnknownError`.
         """
         self.check_admitted()
-        return self.commit_early(unit)
+        rider = current()
+        return self.commit_early(unit) if rider is None else rider.take(unit, self.commit_early)
 
     def commit_early(self, unit: Unit) -> Coroutine[None, None, Committed]:
         """
@@ -256,9 +280,24 @@ class Store:
             self.wakes.wake(changes.streams)
         return changes
 
-    async def verify(self) -> list[Finding]:
-        """Read everything and return what does not fit."""
-        return await self.blocking(lambda: list(self.driver.verify()))
+    async def verify(self, depth: Depth = ALL) -> list[Finding]:
+        """
+        Read as much as is asked for and return what does not fit.
+
+        Raises:
+            UncheckedError: something could not be read; holds what was found until then.
+        """
+        found: list[Finding] = []
+
+        def check() -> None:
+            try:
+                found.extend(self.driver.verify(depth))
+            except StoreError as error:
+                until = tuple((one.what, one.name, one.sequence, one.reason) for one in found)
+                raise UncheckedError(reason=error.code, findings=until) from error
+
+        await self.blocking(check)
+        return found
 
     async def blocking(self, function: Callable[[], T]) -> T:
         """Run a blocking function in one of the store's threads."""

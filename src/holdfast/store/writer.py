@@ -42,6 +42,7 @@ from typing import Final, TypeVar
 
 from holdfast.core.errors import (
     ClosedError,
+    FenceError,
     HoldfastError,
     IncarnationFencedError,
     OutcomeUnknownError,
@@ -54,10 +55,10 @@ from holdfast.core.errors import (
     StoreUnavailableError,
     UnexpectedError,
 )
-from holdfast.core.unit import Committed, Unit, size_bytes
+from holdfast.core.unit import Append, Committed, Unit, size_bytes
 from holdfast.core.world import World
 from holdfast.store.options import Options
-from holdfast.store.port import Answer, CommitFailed, Driver
+from holdfast.store.port import Answer, Answers, CommitFailed, Driver
 
 FULL: Final = "SQLITE_FULL"
 log = logging.getLogger("holdfast")
@@ -110,6 +111,8 @@ class Writer:
         self._options = options
         self._ids = world.ids
         self._failpoints = world.failpoints
+        self._telemetry = world.telemetry
+        self._clock = world.clock
         self._on_change = on_change
         self._queue: SimpleQueue[Entry | None] = SimpleQueue()
         self._left_over: Entry | None = None
@@ -259,12 +262,18 @@ class Writer:
         if self.poisoned is not None:
             return [PoisonedError(reason=self.poisoned) for _ in entries]
         units = self._named([entry.unit for entry in entries if entry.unit])
+        listens = self._telemetry.listens
+        began = self._clock.monotonic() if listens else 0.0
         try:
             answers = self._driver.commit(units)
         except CommitFailed as error:
+            self._tell_failed(OutcomeUnknownError.code)
             self._poison(str(error))
             return [OutcomeUnknownError(unit_id=unit.id.hex(), reason=str(error)) for unit in units]
         except _CONCERNS_ALL as error:
+            self._tell_failed(error.code)
+            if isinstance(error, FenceError) and listens:
+                self._telemetry.tell("unit.fenced", {}, {"count": len(entries)})
             self.trouble = error if isinstance(error, StoreError) else None
             return [error.fresh() for _ in entries]
         except Exception as error:
@@ -272,14 +281,48 @@ class Writer:
             # written; one by one, the unit at fault takes only itself down.
             if len(entries) > 1:
                 return [self._decide([entry])[0] for entry in entries]
+            self._tell_failed(getattr(error, "code", UnexpectedError.code))
             if isinstance(error, HoldfastError):
                 return [error.fresh()]
             unexpected = UnexpectedError(reason=type(error).__name__)
             unexpected.__cause__ = error
             return [unexpected]
         self.trouble = None
+        if listens:
+            self._tell(units, answers, self._clock.monotonic() - began)
         self._on_change(answers.streams)
         return answers.units
+
+    def _tell(self, units: list[Unit], answers: Answers, seconds: float) -> None:
+        """Tell whoever measures what a batch came to."""
+        done = [isinstance(answer, Committed) for answer in answers.units]
+        appends = [
+            write
+            for unit, committed in zip(units, done, strict=True)
+            if committed
+            for write in unit.writes
+            if isinstance(write, Append)
+        ]
+        fenced = sum(isinstance(answer, FenceError) for answer in answers.units)
+        if any(done):
+            numbers = {
+                "seconds": seconds,
+                "sync": answers.sync,
+                "units": sum(done),
+                "events": sum(len(append.events) for append in appends),
+                "event_bytes": sum(len(one.payload) for two in appends for one in two.events),
+            }
+            self._telemetry.tell("store.committed", {}, numbers)
+        if fenced:
+            self._telemetry.tell("unit.fenced", {}, {"count": fenced})
+        if answers.tries > 1:
+            self._telemetry.tell("store.busy", {}, {"count": answers.tries - 1})
+
+    def _tell_failed(self, code: str) -> None:
+        if self._telemetry.listens:
+            self._telemetry.tell("store.failed", {"class": code})
+            if code == StoreBusyError.code:
+                self._telemetry.tell("store.busy", {}, {"count": 1})
 
     def _named(self, units: list[Unit]) -> list[Unit]:
         """Return the units, each with an id by which its outcome can be asked for."""
@@ -294,6 +337,7 @@ class Writer:
             try:
                 self._driver.tidy()
             except CommitFailed as error:
+                self._tell_failed(PoisonedError.code)
                 self._poison(str(error))
             except StoreError:
                 return  # Looked at again after the next batch.

@@ -32,7 +32,7 @@ from holdfast.store.sqlite import connection, guard
 from holdfast.store.sqlite.connection import SqliteConnection
 from holdfast.store.sqlite.driver import SqliteDriver
 from holdfast.store.sqlite.guard import Guard
-from holdfast.store.sqlite.mark import Mark
+from holdfast.store.sqlite.mark import Mark, Marked
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
 from holdfast.store.sqlite.wal import examine
 from holdfast.store.writer import Entry, Writer
@@ -220,8 +220,8 @@ def _log_cut_at_the_first_bad_frame() -> Generator[None]:
     def trusting(wal: Any) -> Any:
         return examine(wal)._replace(damaged_frame=None)
 
-    def unmarked(_: Mark, store_id: bytes) -> int:
-        return 0
+    def unmarked(_: Mark, store_id: bytes) -> Marked:
+        return Marked(0, 0)
 
     with replaced(guard, "examine", trusting), replaced(Mark, "read", unmarked):
         yield

@@ -4,24 +4,22 @@ Bugs to plant in engines: slips of one line each that break a promise.
 They are listed by name in `holdfast.testing.faults.PLANTS`, which is how they are planted.
 """
 
-import asyncio
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
 
-from holdfast.core.engine import Begun, Rebased, Request, event_of
+from holdfast.core.engine import Begun, Decided, Rebased, Request, event_of
 from holdfast.core.event import Event, EventRow
-from holdfast.core.unit import TrimStream, Write
+from holdfast.core.unit import PutRecord, TrimStream, Write
 from holdfast.runtime.engines import copy, live, load, snapshot
 from holdfast.runtime.engines.attached import AttachedEngine
 from holdfast.runtime.engines.copy import Copy
 from holdfast.runtime.engines.live import Answer, Live
 from holdfast.runtime.engines.place import Place
 from holdfast.runtime.engines.snapshot import Making
-from holdfast.runtime.engines.turn import quietly
 from holdfast.testing.slips import replaced
 
 __all__ = ["LAPSES"]
@@ -36,11 +34,9 @@ def _answered_when_enqueued() -> AbstractContextManager[None]:
     """Answer when the engine is done: a kill before the commit, and the request is gone."""
     enqueue = Live._enqueue  # pyright: ignore[reportPrivateUsage]
 
-    def early(self: Live, answer: Answer, *rest: Any) -> "asyncio.Future[Answer | None]":
+    def early(self: Live, answer: Answer, *rest: Any) -> Answer:
         enqueue(self, answer, *rest)
-        said: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        said.set_result(answer)
-        return said
+        return answer
 
     return replaced(Live, "_enqueue", early)
 
@@ -49,7 +45,9 @@ def _request_id_forgotten() -> AbstractContextManager[None]:
     """Keep a request without what answers its id: who asks again has it done twice."""
     written_of = Live._written_of  # pyright: ignore[reportPrivateUsage]
 
-    def nameless(self: Live, request: Request, value: Any) -> tuple[Event, tuple[Write, ...]]:
+    def nameless(
+        self: Live, request: Request, value: Any
+    ) -> tuple[Event, Event, tuple[PutRecord, ...]]:
         return written_of(self, msgspec.structs.replace(request, id=""), value)
 
     return replaced(Live, "_written_of", nameless)
@@ -60,7 +58,7 @@ def _loaded_before_it_is_written() -> AbstractContextManager[None]:
 
     async def hasty(self: AttachedEngine, live: Live) -> None:
         self._lives.pop(live.place.key, None)  # pyright: ignore[reportPrivateUsage]
-        live.close()
+        await live.close()
 
     return replaced(AttachedEngine, "_let_go", hasty)
 
@@ -71,7 +69,7 @@ def _loaded_before_it_is_written() -> AbstractContextManager[None]:
 def _heard_forgotten() -> AbstractContextManager[None]:
     """Keep a request without what functions answered: a replay has to call them again."""
 
-    def deaf(type: str, said: Request | Begun | Rebased) -> Event:
+    def deaf(type: str, said: Request | Begun | Rebased | Decided) -> Event:
         if isinstance(said, Request):
             said = msgspec.structs.replace(said, heard=[])
         return event_of(type, said)
@@ -105,7 +103,7 @@ def _twin_not_compared() -> AbstractContextManager[None]:
     def trusting(place: Place, it: Copy) -> bytes:
         parts = copy.captured(place, it.memory)
         other = copy.restored(place, parts)
-        quietly(it.memory.close)
+        it.memory.close()
         it.memory, it.base, it.tail = other, it.sequence, 0
         return copy.packed(place, parts, it.requests)
 
@@ -131,10 +129,11 @@ def _fired_facts_fire_again() -> Generator[None]:
     # Holdfast is used without CLIPS, too.
     from holdfast.adapters.clips import capture
 
-    def nobody(memory: object) -> list[tuple[str, list[str]]]:
-        return []
+    def nobody(memory: object) -> Iterator[tuple[str, str]]:
+        return iter(())
 
-    def trusting(memory: object, pending: Sequence[str]) -> None: ...
+    def trusting(memory: object, pending: Sequence[str]) -> Iterator[None]:
+        return iter(())
 
     with replaced(capture, "agenda_of", nobody), replaced(capture, "_reconcile", trusting):
         yield

@@ -105,7 +105,7 @@ def _answer_unchecked() -> AbstractContextManager[None]:
     """Write an answer without looking whether the question is still open: two of them count."""
     put_in = Views.put_in
 
-    async def blind(self: Views, run_id: str, type: str, *rest: Any) -> RunView:
+    async def blind(self: Views, run_id: str, type: str, *rest: Any) -> int:
         if type.startswith("question."):
             rest = rest[:2]
         return await put_in(self, run_id, type, *rest)
@@ -161,22 +161,24 @@ def _end_in_two_units() -> AbstractContextManager[None]:
 @contextmanager
 def _place_in_another_unit() -> Generator[None]:
     """Queue who has what he waited for, then give him a place: a kill, and nobody takes him."""
-    change, projected = Views.change, view.projected
+    changed, projected = Views.changed, view.projected
 
     def without_place(run_id: str, before: Any, after: RunView) -> tuple[Write, ...]:
         writes = projected(run_id, before, after)
         return tuple(write for write in writes if before is None or not _is_place(write))
 
-    async def place_later(self: Views, run_id: str, decide: Any) -> RunView:
-        after = await change(self, run_id, decide)
+    async def place_later(
+        self: Views, run_id: str, decide: Any
+    ) -> tuple[RunView, Committed | None]:
+        after, committed = await changed(self, run_id, decide)
         places = tuple(write for write in projected(run_id, None, after) if _is_place(write))
         if places:
             self.store.world.failpoints.reach("run.ended")
             await self.store.commit(Unit(places))
             self.on_queued(run_id)
-        return after
+        return after, committed
 
-    with replaced(view, "projected", without_place), replaced(Views, "change", place_later):
+    with replaced(view, "projected", without_place), replaced(Views, "changed", place_later):
         yield
 
 

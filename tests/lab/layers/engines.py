@@ -80,6 +80,7 @@ def strike(seed: int, kills: int) -> Outcome:
     program = ("tests.lab.engines:work", "tests.lab.engines:invariant")
     hurt = Hurt("engines", *program, seed, SOMETIMES)
     with hurt:
+        hurt.prepare("tests.lab.engines:prepare")
         places = hurt.places()
         for number in range(kills):
             point = POINTS[(seed + number) % len(POINTS)]

@@ -55,6 +55,10 @@ class Hurt:
         self._forks.close()
         self._homes.__exit__(*how)
 
+    def prepare(self, function: str) -> None:
+        """Have the process that forks all others call a function of the program with its seed."""
+        self._forks.prepare(function, {"seed": self._program.seed})
+
     def places(self) -> Mapping[str, int]:
         """Return how often each point is reached by a program that nobody hurts."""
         trouble, found = self._cases.rehearse()

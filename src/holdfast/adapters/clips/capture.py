@@ -10,14 +10,15 @@ What a capture would lose it refuses by name: facts that live by other facts (wh
 cannot be read), objects, addresses, conditions that would be evaluated with other values.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.facts import unpacked
-from holdfast.adapters.clips.library import liner
+from holdfast.adapters.clips.library import liner, listed
 from holdfast.adapters.clips.values import read
 from holdfast.core import codec
 from holdfast.core.deadline import Deadline
@@ -27,7 +28,8 @@ from holdfast.core.refusal import NotCapturedError, NotRestoredError
 if TYPE_CHECKING:
     from holdfast.adapters.clips.memory import ClipsMemory
 
-PART_FACTS: Final = 100
+STEP: Final = 100
+"""Facts of a part; of facts and activations, how many are looked at between two pauses."""
 _BURN: Final = (
     "(deffunction holdfast-burn (?n) "
     "(loop-for-count (?i 1 ?n) do (retract (assert (holdfast-gap)))))"
@@ -56,11 +58,24 @@ class Head(msgspec.Struct, frozen=True):
 
 
 def capture(memory: "ClipsMemory") -> Iterator[bytes]:
-    """Give the state: a head, then facts in the order of their indices."""
+    """Give the state: a head, then facts in the order of their indices; empty parts are pauses."""
     yield from _check(memory)
-    facts = sorted(memory.facts.by_index.items())
-    head = Head(
-        len(facts),
+    there = memory.facts.by_index
+    indices = sorted(there)
+    agenda: dict[str, list[str]] = {}
+    for number, (module, line) in enumerate(agenda_of(memory), 1):
+        agenda.setdefault(module, []).append(line)
+        if number % STEP == 0:
+            yield b""
+    yield msgspec.msgpack.encode(_head(memory, list(agenda.items())))
+    for start in range(0, len(indices), STEP):
+        some = [(index, there[index]) for index in indices[start : start + STEP]]
+        yield _packed([[index, each.template.name, msgspec.Raw(each.kept)] for index, each in some])
+
+
+def _head(memory: "ClipsMemory", agenda: list[tuple[str, list[str]]]) -> Head:
+    return Head(
+        len(memory.facts.by_index),
         memory.facts.next,
         lib.GetStrategy(memory.raw),
         lib.GetSalienceEvaluation(memory.raw),
@@ -69,12 +84,8 @@ def capture(memory: "ClipsMemory") -> Iterator[bytes]:
         focus_of(memory),
         globals_of(memory),
         sorted(memory.deadlines.items()),
-        agenda_of(memory),
+        agenda,
     )
-    yield msgspec.msgpack.encode(head)
-    for start in range(0, len(facts), PART_FACTS):
-        some = facts[start : start + PART_FACTS]
-        yield _packed([[index, each.template, msgspec.Raw(each.kept)] for index, each in some])
 
 
 def _check(memory: "ClipsMemory") -> Iterator[bytes]:
@@ -88,26 +99,23 @@ def _check(memory: "ClipsMemory") -> Iterator[bytes]:
         raise NotCapturedError(reason="this build of CLIPS does not tell which indices it used")
     if lib.GetNextInstance(memory.raw, ffi.NULL) != ffi.NULL:
         raise NotCapturedError(reason="there are objects")
-    _check_list(memory)
-    yield b""
     indices = sorted(memory.facts.by_index)
-    for start in range(0, len(indices), PART_FACTS):
-        some = indices[start : start + PART_FACTS]
+    yield from _check_list(memory, indices)
+    for start in range(0, len(indices), STEP):
+        some = indices[start : start + STEP]
         if (index := memory.facts.differing(some)) is not None:
             raise NotCapturedError(reason=f"fact {index} is not what was put there")
         _check_addresses(memory, some)
         yield b""
 
 
-def _check_list(memory: "ClipsMemory") -> None:
+def _check_list(memory: "ClipsMemory", indices: list[int]) -> Iterator[bytes]:
     """CLIPS 6.4 loses facts from its own list after some modifications; never keep that."""
-    listed: list[int] = []
-    fact = lib.GetNextFact(memory.raw, ffi.NULL)
-    while fact != ffi.NULL:
-        listed.append(lib.FactIndex(fact))
-        fact = lib.GetNextFact(memory.raw, fact)
-    if listed != sorted(memory.facts.by_index):
-        raise NotCapturedError(reason="the engine lists other facts than it holds")
+    facts = map(lib.FactIndex, listed(memory.raw))
+    for start in range(0, len(indices) + 1, STEP):
+        if list(islice(facts, STEP)) != indices[start : start + STEP]:
+            raise NotCapturedError(reason="the engine lists other facts than it holds")
+        yield b""
 
 
 def _check_addresses(memory: "ClipsMemory", some: list[int]) -> None:
@@ -170,43 +178,36 @@ def in_each(memory: "ClipsMemory") -> Iterator[Any]:
         lib.SetCurrentModule(memory.raw, current)
 
 
-def agenda_of(memory: "ClipsMemory") -> list[tuple[str, list[str]]]:
-    """Return what is pending, by module, in order, in the engine's own words."""
-    found: list[tuple[str, list[str]]] = []
+def agenda_of(memory: "ClipsMemory") -> Iterator[tuple[str, str]]:
+    """Give what is pending, in order, in the engine's own words, each with its module."""
     for module in in_each(memory):
-        found.append((_name(module), [line for _, line in activations(memory)]))
-    return found
+        name = _name(module)
+        for _, line in activations(memory):
+            yield name, line
 
 
-def activations(memory: "ClipsMemory") -> list[tuple[Any, str]]:
-    """Return what is pending in the current module."""
+def activations(memory: "ClipsMemory") -> Iterator[tuple[Any, str]]:
+    """Give what is pending in the current module; what was given may be deleted."""
     line_of = liner(memory.env)
-    found: list[tuple[Any, str]] = []
     each = lib.GetNextActivation(memory.raw, ffi.NULL)
     while each != ffi.NULL:
-        found.append((each, line_of(each)))
-        each = lib.GetNextActivation(memory.raw, each)
-    return found
+        following = lib.GetNextActivation(memory.raw, each)
+        yield each, line_of(each)
+        each = following
 
 
 # Back.
 
 
-def restore(memory: "ClipsMemory", part: bytes) -> None:
+def restore(memory: "ClipsMemory", parts: Iterable[bytes]) -> Iterator[None]:
     """
-    Take one part: first the head, then facts until all are there.
+    Take a head, then facts until all are there, step by step.
 
     Raises:
-        NotRestoredError: it is not such a part, or something else came of it.
+        NotRestoredError: they are not such parts, or something else came of them.
     """
     try:
-        if memory.coming is None:
-            _begin(memory, codec.decode_as(part, Head, "state"))
-        else:
-            _take(memory, codec.decode_as(part, _Facts, "facts"))
-        head = memory.coming
-        if head is not None and len(memory.facts.by_index) >= head.facts:
-            _finish(memory, head)
+        yield from _restore(memory, iter(parts))
     except (msgspec.ValidationError, LookupError, TypeError, ValueError) as error:
         raise NotRestoredError(reason=f"not a part of a state: {error}") from error
     except NotRestoredError:
@@ -215,8 +216,22 @@ def restore(memory: "ClipsMemory", part: bytes) -> None:
         raise NotRestoredError(reason=str(error)) from error
 
 
+def _restore(memory: "ClipsMemory", parts: Iterator[bytes]) -> Iterator[None]:
+    head = codec.decode_as(next(parts, b""), Head, "state")
+    _begin(memory, head)
+    yield
+    for part in parts:
+        yield from _take(memory, codec.decode_as(part, _Facts, "facts"))
+        memory.facts.count()
+        yield
+    if len(memory.facts.by_index) != head.facts:
+        raise NotRestoredError(
+            reason=f"{len(memory.facts.by_index)} facts came of it, there were {head.facts}"
+        )
+    yield from _finish(memory, head)
+
+
 def _begin(memory: "ClipsMemory", head: Head) -> None:
-    memory.coming = head
     memory.voices.silence("conditions call a function, whose answer may have changed")
     lib.Eval(memory.raw, b"(retract *)", ffi.new("CLIPSValue *"))
     lib.SetStrategy(memory.raw, head.strategy)
@@ -224,34 +239,34 @@ def _begin(memory: "ClipsMemory", head: Head) -> None:
     lib.SetFactDuplication(memory.raw, True)
     lib.Build(memory.raw, _BURN.encode())
     for name, value in head.globals:
-        lib.DefglobalSetValue(memory.global_of(name), memory.value(value))
+        lib.DefglobalSetValue(memory.global_of(name), memory.builder.value(value))
 
 
-def _take(memory: "ClipsMemory", facts: _Facts) -> None:
+def _take(memory: "ClipsMemory", facts: _Facts) -> Iterator[None]:
     for index, template, kept in facts:
         if index > memory.facts.next:
-            _burn(memory, index)
-        if memory.put(template, unpacked(kept)) != index:
-            raise NotRestoredError(reason=f"fact {index} got another index")
-        memory.take_over(index, bytes(kept))
+            yield from _burn(memory, index)
+        memory.builder.bring(index, template, bytes(kept))
 
 
-def _burn(memory: "ClipsMemory", until: int) -> None:
+def _burn(memory: "ClipsMemory", until: int) -> Iterator[None]:
     """Use up indices, so that the next fact gets this one."""
-    gap = until - memory.facts.next
-    if gap > 0:
+    while (gap := min(until - memory.facts.next, STEP)) > 0:
+        before = memory.facts.next
         lib.Eval(memory.raw, b"(holdfast-burn %d)" % gap, ffi.new("CLIPSValue *"))
         memory.note()
-        memory.facts.next = until
+        if memory.facts.next != before + gap:
+            raise NotRestoredError(reason=f"index {before} could not be used up")
+        yield
 
 
-def _finish(memory: "ClipsMemory", head: Head) -> None:
+def _finish(memory: "ClipsMemory", head: Head) -> Iterator[None]:
     if memory.voices.failure:
         raise NotRestoredError(reason=memory.voices.failure)
-    _burn(memory, head.next)
+    yield from _burn(memory, head.next)
     pending = dict(head.agenda)
     for module in in_each(memory):
-        _reconcile(memory, pending.get(_name(module), []))
+        yield from _reconcile(memory, pending.get(_name(module), []))
     lib.ClearFocusStack(memory.raw)
     for name in reversed(head.focus):
         lib.Focus(memory.module(name))
@@ -261,13 +276,17 @@ def _finish(memory: "ClipsMemory", head: Head) -> None:
     memory.voices.live()
 
 
-def _reconcile(memory: "ClipsMemory", pending: list[str]) -> None:
+def _reconcile(memory: "ClipsMemory", pending: list[str]) -> Iterator[None]:
     """Delete what had fired; what is left has to be what was pending."""
     wanted = set(pending)
-    for activation, line in activations(memory):
-        if line not in wanted:
+    left: list[str] = []
+    for number, (activation, line) in enumerate(activations(memory), 1):
+        if line in wanted:
+            left.append(line)
+        else:
             lib.DeleteActivation(activation)
-    left = [line for _, line in activations(memory)]
+        if number % STEP == 0:
+            yield
     if left != pending:
         raise NotRestoredError(
             reason=f"{len(pending)} activations were pending, {len(left)} are, or in another order"

@@ -2,7 +2,8 @@
 The facts of one engine, as they are now, and a digest of all of them.
 
 The digest is a sum of one digest per fact, so that their order does not count and a change
-costs what changed.
+costs what changed. It is made when somebody asks for it: what came and went in between costs
+nothing.
 
 Invariant: after `note` this is what the engine holds.
 """
@@ -16,34 +17,17 @@ import msgspec
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.library import Listener
-from holdfast.adapters.clips.values import Fact, is_exact, read, read_slots
-from holdfast.core.deadline import Deadline
+from holdfast.adapters.clips.values import decoded, read, read_slots
 from holdfast.core.errors import InvalidValueError
 
 DIGEST_BYTES: Final = 16
 _WHOLE: Final = 1 << (8 * DIGEST_BYTES)
+_UNCOUNTED: Final = -1
+_GONE: Final = -2
+"""Instead of a digest: the fact went before anybody asked for one."""
 _pack = msgspec.msgpack.Encoder().encode
 unpacked = msgspec.msgpack.Decoder().decode
 _template_of = lib.FactDeftemplate
-
-
-class Held(msgspec.Struct, gc=False):
-    """
-    A fact that is there.
-
-    Attributes:
-        address: its `Fact *`.
-        template: the name of its template.
-        slots: their names, as words.
-        kept: values of its slots, as they are kept, packed.
-        digest: of template and values.
-    """
-
-    address: Any
-    template: str
-    slots: tuple[str, ...]
-    kept: bytes
-    digest: int
 
 
 class Template(NamedTuple):
@@ -55,26 +39,64 @@ class Template(NamedTuple):
         slots: their names as CLIPS takes them; None for the one of an ordered fact.
         names: the same as words.
         hashed: the state of a hash that took the name; the beginning of its facts' digests.
+        there: indices of its facts.
     """
 
     name: str
     slots: tuple[bytes | None, ...]
     names: tuple[str, ...]
     hashed: Any
+    there: set[int]
 
 
-def _held(address: Any, template: Template, kept: bytes) -> Held:
-    name, _, names, hashed = template
-    state = hashed.copy()
-    state.update(kept)
-    return Held(address, name, names, kept, int.from_bytes(state.digest(), "big"))
+class Held(msgspec.Struct, gc=False):
+    """
+    A fact that is there.
+
+    Attributes:
+        address: its `Fact *`.
+        template: of which it is.
+        given: values of all its slots by name, as they are kept; None once they are packed.
+        packed: the same in the order of the slots, packed; empty as long as nobody needs it.
+        digest: of template and values; `_UNCOUNTED` as long as nobody needs it.
+    """
+
+    address: Any
+    template: Template
+    given: Mapping[str, Any] | None
+    packed: bytes = b""
+    digest: int = _UNCOUNTED
+
+    @property
+    def kept(self) -> bytes:
+        """Values of its slots, as they are kept, packed."""
+        if self.given is not None:
+            self.packed = _pack([self.given[name] for name in self.template.names])
+            self.given = None
+        return self.packed
+
+    def decoded(self) -> dict[str, Any]:
+        """Return the values of its slots by name, as a caller sees them."""
+        if (given := self.given) is not None:
+            return {name: decoded(given[name]) for name in self.template.names}
+        kept = unpacked(self.packed)
+        return dict(zip(self.template.names, [decoded(each) for each in kept], strict=True))
 
 
-def _places(slots: Sequence[str], wanted: Mapping[str, Any]) -> list[tuple[int, Any]] | None:
-    """Return where the wanted values would be, or None if there are no such slots."""
-    if not all(slot in slots for slot in wanted):
-        return None
-    return [(slots.index(slot), value) for slot, value in wanted.items()]
+def _traces(value: Any) -> tuple[bytes, bytes]:
+    """Return bytes of which packed slots hold one or the other if a slot equals this value."""
+    if type(value) is int and value:
+        return _pack(value), _pack(float(value))
+    if type(value) is str:
+        packed = _pack(value)
+        return packed, packed
+    return b"", b""
+
+
+def _has(held: Held, wanted: Mapping[str, Any]) -> bool:
+    """Return whether a fact has these values, as they are kept, in these slots."""
+    kept = dict(zip(held.template.names, unpacked(held.kept), strict=True))
+    return all(slot in kept and kept[slot] == value for slot, value in wanted.items())
 
 
 class Facts:
@@ -94,15 +116,27 @@ class Facts:
         self.next = 1
         self._listener = listener
         self._total = 0
-        self._begins_anew = False
-        self._given: tuple[int, Mapping[str, Any]] | None = None
+        self._uncounted: list[Held] = []
         self._templates: dict[Any, Template] = {}
         self._box: Any = ffi.new("CLIPSValue *")
 
     @property
     def digest(self) -> bytes:
         """The digest of all facts: equal contents, equal digest, in whatever order."""
+        self.count()
         return (self._total % _WHOLE).to_bytes(DIGEST_BYTES, "big")
+
+    def count(self) -> None:
+        """Make the digests of facts that have none yet."""
+        total, as_number = self._total, int.from_bytes
+        for held in self._uncounted:
+            if held.digest != _GONE:
+                state = held.template.hashed.copy()
+                state.update(held.kept)
+                held.digest = as_number(state.digest(), "big")
+                total += held.digest
+        self._total = total
+        self._uncounted.clear()
 
     def get(self, index: int) -> Held:
         """
@@ -116,77 +150,61 @@ class Facts:
             raise InvalidValueError(what=f"fact {index}", reason="is not there, or no more")
         return found
 
+    def address(self, index: int) -> Any:
+        """Return the `Fact *` of a fact that is there."""
+        return self.get(index).address
+
     def note(self) -> tuple[list[int], set[int]]:
         """Take over what the engine changed; return the facts that are new, and those that went."""
-        given, self._given = self._given, None
         came, gone = self._listener.changes()
-        if not gone:
-            if not came:
-                return [], gone
-            if given is not None and len(came) == 1 and given[0] in came:
-                self._add_given(given[0], came[given[0]], given[1])
-                self._begins_anew = False
-                return [given[0]], gone
+        if not came and not gone:
+            return [], gone
         for index in gone:
             # Also one that came and went at once has used its index up.
-            self.next = self.next if self._begins_anew else max(self.next, index + 1)
+            self.next = max(self.next, index + 1)
             held = self.by_index.pop(index, None)
             if held is not None:
-                self._total -= held.digest
-                self.by_template[held.template].discard(index)
+                held.template.there.discard(index)
+                if held.digest == _UNCOUNTED:
+                    held.digest = _GONE
+                else:
+                    self._total -= held.digest
         for index, address in came.items():
-            self._add(index, self._look(index, address))
-        self._begins_anew = False
+            template, values = self._read(index, address)
+            self.put(index, Held(address, template, None, _pack(values)))
         return sorted(came.keys() - gone), gone - came.keys()
 
-    def begin_anew(self) -> None:
-        """Count indices from 1 again; what goes now went before that."""
-        self.next = 1
-        self._begins_anew = True
-
-    def _look(self, index: int, address: Any) -> Held:
-        """Read a fact."""
-        template, values = self._read(index, address)
-        return _held(address, template, _pack(values))
+    def begin_anew(self, used: int) -> None:
+        """Forget all facts, and count indices again behind those that were used since."""
+        self.clear()
+        self.next = used + 1
 
     def _read(self, index: int, address: Any) -> tuple[Template, list[Any]]:
-        template = self.template(_template_of(address))
+        template = self.template_of(address)
         values = read_slots(address, template.slots, self._box, (index, template.name))
         return template, values
 
-    def give(self, index: int, slots: Mapping[str, Any]) -> None:
-        """Take a hint with what values a fact was just asserted; those it names are kept so."""
-        self._given = (index, slots)
-
-    def _add_given(self, index: int, address: Any, slots: Mapping[str, Any]) -> None:
-        """Take a fact that is new and alone; what the caller gave need not be read again."""
-        template = self.template(_template_of(address))
-        names = template.names
-        if len(names) == len(slots) and is_exact(slots.values()):
-            kept = _pack([slots[name] for name in names])
-            self._add(index, _held(address, template, kept))
-        else:
-            self._add(index, self._look(index, address))
-
-    def add(self, index: int, address: Any, kept: bytes) -> None:
-        """Take a fact that was just put there with these values, as they are kept and packed."""
-        self._add(index, _held(address, self.template(_template_of(address)), kept))
-
-    def _add(self, index: int, held: Held) -> None:
+    def put(self, index: int, held: Held) -> Held:
+        """Take a fact that was just put there."""
         self.by_index[index] = held
-        self._total += held.digest
-        self.by_template[held.template].add(index)
+        self._uncounted.append(held)
+        held.template.there.add(index)
         if index >= self.next:
             self.next = index + 1
+        return held
 
     def differing(self, some: Sequence[int]) -> int | None:
         """Return the first of some facts that is not in the engine as it is here, or None."""
         for index in some:
             held = self.by_index[index]
             template, values = self._read(index, held.address)
-            if template.name != held.template or _pack(values) != held.kept:
+            if template is not held.template or _pack(values) != held.kept:
                 return index
         return None
+
+    def template_of(self, fact: Any) -> Template:
+        """Return what is known of the template of a fact."""
+        return self.template(_template_of(fact))
 
     def template(self, address: Any) -> Template:
         """Return what is known of a template; an ordered fact has one slot without a name."""
@@ -196,11 +214,13 @@ class Facts:
             module = ffi.string(lib.DeftemplateModule(address)).decode()
             name = name if module == "MAIN" else f"{module}::{name}"
             hashed = blake2b(name.encode() + b"\0", digest_size=DIGEST_BYTES)
+            there = self.by_template[name]
             if lib.ImpliedDeftemplate(address):
-                found = Template(name, (None,), ("",), hashed)
+                found = Template(name, (None,), ("",), hashed, there)
             else:
-                slots = self._slots(address)
-                found = Template(name, tuple(slot.encode() for slot in slots), tuple(slots), hashed)
+                names = tuple(self._slots(address))
+                slots = tuple([slot.encode() for slot in names])
+                found = Template(name, slots, names, hashed, there)
             self._templates[address] = found
         return found
 
@@ -209,30 +229,25 @@ class Facts:
         lib.DeftemplateSlotNames(template, box)
         return [item[1] for item in read(box, "slots")[1]]
 
-    def shown(self, index: int, deadline: Deadline | None) -> Fact:
-        """Return a fact as a caller sees it."""
-        held = self.get(index)
-        return Fact.held(index, held.template, held.slots, held.kept, deadline)
-
     def having(self, some: Iterable[int], wanted: Mapping[str, Any]) -> Iterator[int]:
         """Give those of some facts that have these values, as they are kept, in these slots."""
-        if not wanted:
-            yield from some
-            return
-        there = self.by_index
-        slots: tuple[str, ...] | None = None
-        places: list[tuple[int, Any]] | None = None
+        there, traces = self.by_index, [_traces(value) for value in wanted.values()]
         for index in some:
             held = there[index]
-            if held.slots is not slots:
-                slots = held.slots
-                places = _places(slots, wanted)
-            if places is not None:
-                kept = unpacked(held.kept)
-                if all(kept[place] == value for place, value in places):
+            kept = held.kept
+            # Who has a value shows a trace of it; who shows one may have it elsewhere.
+            for one, other in traces:
+                if one not in kept and other not in kept:
+                    break
+            else:
+                if _has(held, wanted):
                     yield index
 
     def clear(self) -> None:
         """Forget all of them."""
-        self.by_index.clear()
-        self.by_template.clear()
+        while self.by_index:  # One by one, so that many do not keep other threads waiting.
+            self.by_index.popitem()
+        for there in self.by_template.values():
+            there.clear()
+        self._uncounted.clear()
+        self._total = 0

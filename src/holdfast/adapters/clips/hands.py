@@ -47,8 +47,10 @@ class Hands:
             EvaluationError: a condition failed on it.
         """
         if slots or template in self._templates():
-            kept = encoded_slots(slots)
-            index = self.memory.do(["a", template, kept])
+            fact = self.memory.assert_slots(template, encoded_slots(slots))
+            if ttl is None:
+                return fact
+            index = fact.index
         else:
             if _RELATION.fullmatch(template) is None:
                 raise InvalidValueError(what=f"relation {template!r}", reason="is not a plain word")
@@ -109,8 +111,8 @@ class Hands:
         memory = self.memory
         facts = memory.facts
         some = facts.by_index if template is None else facts.by_template.get(template, ())
-        wanted = encoded_slots(slots)
-        return [memory.shown(index) for index in facts.having(sorted(some), wanted)]
+        found = facts.having(sorted(some), encoded_slots(slots)) if slots else sorted(some)
+        return [memory.shown(index) for index in found]
 
     def fired(self) -> Sequence[str]:
         """Return what fired in this request, as `rule: f-1,f-2`, in order."""

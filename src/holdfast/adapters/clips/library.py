@@ -11,7 +11,7 @@ slower and needs nothing.
 Invariant: both ways of listening tell the same, so that the digests agree.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -29,7 +29,10 @@ _ADDED: Final = {
 }
 """The hooks, and what each of them is called with."""
 _HEARD_BY: Final = b"holdfast"
+_RETRACTED: Final = list(_ADDED).index("RetractFunction")
+_NULL: Final = ffi.NULL
 _index_of: Final = lib.FactIndex
+_next_fact: Final = lib.GetNextFact
 _string: Final = ffi.string
 
 
@@ -53,6 +56,14 @@ class Listener(Protocol):
 
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return the facts that came or were replaced, by index, and the indices that went."""
+        ...
+
+    def came_alone(self, fact: Any) -> int:
+        """Return the index of a fact if it came since the last call and nothing else; else 0."""
+        ...
+
+    def reset(self) -> int:
+        """Reset the engine; return the highest index used since. What is there then came."""
         ...
 
     def seed(self, number: int) -> None:
@@ -125,6 +136,14 @@ def _works(found: Hooks) -> bool:
     return said == ([1, 2], set(), ["r: f-1"], {2}, ({}, {1, 2}), set())
 
 
+def listed(raw: Any) -> Iterator[Any]:
+    """Give the facts that the engine lists, in its order."""
+    fact = _next_fact(raw, _NULL)
+    while fact != _NULL:
+        yield fact
+        fact = _next_fact(raw, fact)
+
+
 def _rule(line: str) -> str:
     return line.partition(":")[0]
 
@@ -178,7 +197,7 @@ class Hearing:
             )
         ]
         for add, callback in zip(found.add, self._callbacks, strict=True):
-            add(self._env, _HEARD_BY, callback, 0, ffi.NULL)
+            add(self._env, _HEARD_BY, callback, 0, _NULL)
 
     def _asserted(self) -> Any:
         came, supported, firing = self._came, self.supported, self._firing
@@ -224,6 +243,34 @@ class Hearing:
         self._gone.clear()
         return came, gone
 
+    def came_alone(self, fact: Any) -> int:
+        """Return the index of a fact if it came since the last call and nothing else; else 0."""
+        came = self._came
+        if len(came) != 1 or self._gone:
+            return 0
+        [(index, other)] = came.items()
+        if other != fact:
+            return 0
+        came.clear()
+        return index
+
+    def reset(self) -> int:
+        """Reset the engine; return the highest index used since. What is there then came."""
+        # Nobody has to hear of each fact that goes: all of them do.
+        self._hooks.remove[_RETRACTED](self._env, _HEARD_BY)
+        try:
+            lib.Reset(self._env)
+        finally:
+            self._hooks.add[_RETRACTED](self._env, _HEARD_BY, self._callbacks[_RETRACTED], 0, _NULL)
+        used = max(self._came, default=0)
+        if self._came:
+            there: set[int] = {_index_of(fact) for fact in listed(self._env)}
+            for index in self._came.keys() - there:
+                del self._came[index]
+        self._gone.clear()
+        self.supported.clear()
+        return used
+
     def seed(self, number: int) -> None:
         """Have the engine draw from here."""
         self._hooks.seed(number)
@@ -232,6 +279,7 @@ class Hearing:
         """Listen no more; the engine does not free this by itself."""
         for remove in self._hooks.remove:
             remove(self._env, _HEARD_BY)
+        self._env = None
 
 
 class Looking:
@@ -243,7 +291,7 @@ class Looking:
         """Begin to look."""
         self.fired: list[str] = []
         self.supported: set[int] = set()
-        self._env = env
+        self._env: Any = env
         self._supporting = supporting
         self._known: set[int] = set()
         self._told = 0
@@ -257,11 +305,7 @@ class Looking:
 
     def changes(self) -> tuple[dict[int, Any], set[int]]:
         """Return all facts as if they came anew, and all that were there."""
-        came: dict[int, Any] = {}
-        fact = lib.GetNextFact(self._env._env, ffi.NULL)
-        while fact != ffi.NULL:
-            came[lib.FactIndex(fact)] = fact
-            fact = lib.GetNextFact(self._env._env, fact)
+        came = {_index_of(fact): fact for fact in listed(self._env._env)}
         before, self._known = self._known, set(came)
         if any(_rule(line) in self._supporting for line in self.fired[self._told :]):
             self.supported |= self._known - before
@@ -269,12 +313,24 @@ class Looking:
         self.supported &= self._known
         return came, before
 
+    def came_alone(self, fact: Any) -> int:
+        """Return 0: it takes a look at all facts to know."""
+        return 0
+
+    def reset(self) -> int:
+        """Reset the engine; what is there is found by the next look."""
+        lib.Reset(self._env._env)
+        self._known.clear()
+        self.supported.clear()
+        return 0
+
     def seed(self, number: int) -> None:
         """Have the engine draw from here."""
         lib.Eval(self._env._env, b"(seed %d)" % number, ffi.new("CLIPSValue *"))
 
     def close(self) -> None:
-        """Need nothing."""
+        """Refer to the engine no more."""
+        self._env = None
 
 
 class _Trace(Router):

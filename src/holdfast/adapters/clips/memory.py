@@ -10,16 +10,17 @@ Invariants: an operation that raised before it changed anything is not in the re
 may have changed something makes the request fail as a whole; `facts` is what the engine holds.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, Final, cast
 
 import clips
 import msgspec
 from clips._clips import ffi, lib
-from clips.common import CLIPSError, environment_builder
+from clips.common import CLIPSError
 
-from holdfast.adapters.clips.capture import Head, activations, capture, in_each, restore
+from holdfast.adapters.clips.builder import Builder, slot_error
+from holdfast.adapters.clips.capture import activations, capture, in_each, restore
 from holdfast.adapters.clips.facts import DIGEST_BYTES, Facts
 from holdfast.adapters.clips.hands import Hands
 from holdfast.adapters.clips.library import Listener, listener
@@ -29,9 +30,7 @@ from holdfast.adapters.clips.values import (
     FactAddress,
     decoded,
     encoded_slots,
-    put_slots,
     read,
-    write,
 )
 from holdfast.adapters.clips.voices import Function, Outlet, Voices
 from holdfast.core.clock import StoreTime
@@ -39,11 +38,6 @@ from holdfast.core.deadline import Deadline, ending_in, rebased, remaining
 from holdfast.core.engine import Request
 from holdfast.core.errors import HoldfastError, InvalidValueError
 from holdfast.core.refusal import EvaluationError, NotRestoredError, RulesRefusedError
-
-_ASSERTING: Final = (
-    "(deffunction {name} ($?v) (bind ?f (assert ({relation} $?v))) "
-    "(if ?f then (fact-index ?f) else -1))"
-)
 
 
 class ClipsMemory:
@@ -53,10 +47,10 @@ class ClipsMemory:
     Attributes:
         env: clipspy's environment.
         facts: what is there.
+        builder: asserts facts.
         deadlines: of facts that end by themselves, by index.
         voices: functions that rules call.
         listener: who hears what happens.
-        coming: the head of the state that is being restored, if one is.
     """
 
     def __init__(
@@ -78,19 +72,17 @@ class ClipsMemory:
         self.voices = Voices(output)
         self._build(functions)
         # After the rules: while CLIPS parses, it asks every router about every character.
-        self._builder: Any = environment_builder(self.raw, "fact")
-        self._box: Any = ffi.new("CLIPSValue *")
         self.env.add_router(Outlet(self.voices))
         self.listener: Listener = listener(self.env, rules.supporting)
         self.facts = Facts(self.listener)
+        self.builder = Builder(
+            self.raw, self.facts, self.listener, self.voices, modules=rules.modules
+        )
         self.deadlines: dict[int, Deadline] = {}
         self.hands = Hands(self)
         self._ttl = ttl
-        self._relations: set[str] = set()
-        self._slots: dict[str, tuple[bytes | None, ...]] = {}
         self._operations: list[Any] = []
         self._now: tuple[StoreTime, float] = (StoreTime("", 0.0), 0.0)
-        self.coming: Head | None = None
         self._is_raw = True
         self._is_closed = False
 
@@ -152,11 +144,27 @@ class ClipsMemory:
         self._operations.append(operation)
         new = self.note()
         if self._ttl and operation[0] != "t":
-            for index in new:
-                seconds = self._ttl.get(self.facts.get(index).template)
-                if seconds is not None:
-                    self.do(["t", index, self.deadline(seconds)])
+            self._limit(new)
         return result
+
+    def assert_slots(self, template: str, slots: dict[str, Any]) -> Fact:
+        """Assert a fact, and keep that; the operation there is most of, in fewest steps."""
+        held, index = self.builder.by_slots(template, slots)
+        self._operations.append(["a", template, slots])
+        if held is None:
+            self._limit(self.note())
+            return self.shown(index)
+        if self._ttl:
+            self._limit([index])
+            return self.shown(index)
+        return Fact(index, held.template.name, held)
+
+    def _limit(self, new: Sequence[int]) -> None:
+        """Give new facts the time to live of their templates."""
+        for index in new:
+            seconds = self._ttl.get(self.facts.get(index).template.name)
+            if seconds is not None:
+                self.do(["t", index, self.deadline(seconds)])
 
     def deadline(self, seconds: float) -> list[Any]:
         """Return the end of what ends in so many seconds, as it is kept."""
@@ -189,8 +197,7 @@ class ClipsMemory:
         self.voices.replay(request.heard)
         try:
             for operation in request.operations:
-                self._execute(operation)
-                self.note()
+                self._redo(operation)
         except (HoldfastError, CLIPSError, LookupError, TypeError, ValueError) as error:
             raise NotRestoredError(reason=f"an operation fails: {error}") from error
         if self.voices.failure or self.voices.left:
@@ -200,11 +207,14 @@ class ClipsMemory:
         return self._request()
 
     def close(self) -> None:
-        """Let the engine go; it ends with the last who refers to it."""
+        """Let the engine go; it ends here, in this thread, with all it holds."""
         if not self._is_closed:
             self._is_closed = True
             self.listener.close()
             self.facts.clear()
+            # Who still has hands to work with finds nothing, instead of freed memory.
+            self.builder.close()
+            self.env = self.raw = None
 
     def __del__(self) -> None:
         """Let go of the engine also if nobody said so."""
@@ -216,66 +226,22 @@ class ClipsMemory:
     def _execute(self, operation: list[Any]) -> Any:
         return getattr(self, _METHODS[operation[0]])(*operation[1:])
 
+    def _redo(self, operation: list[Any]) -> None:
+        if operation[0] != "a":
+            self._execute(operation)
+        elif self.builder.by_slots(*operation[1:])[0] is not None:
+            return
+        self.note()
+
     def _do_assert(self, template: str, slots: dict[str, Any]) -> int:
-        index = self._put(template, [(slot.encode(), value) for slot, value in slots.items()])
-        self.facts.give(index, slots)
-        return index
-
-    def _put(self, template: str, slots: Iterable[tuple[bytes | None, Any]]) -> int:
-        builder = self._builder
-        if lib.FBSetDeftemplate(builder, template.encode()) != lib.FBE_NO_ERROR:
-            raise InvalidValueError(
-                what=f"template {template!r}",
-                reason="is not defined with slots; ordered facts take values, not slots",
-            )
-        try:
-            refused = put_slots(self.raw, builder, slots, self._address, self._box)
-            if refused is not None:
-                raise _slot_error(template, *refused)
-        except BaseException:
-            lib.FBAbort(builder)
-            raise
-        return self._asserted(lib.FBAssert(builder), template)
-
-    def _asserted(self, fact: Any, what: str) -> int:
-        if not fact:
-            self.voices.fail(f"{what} could not be asserted")
-            raise EvaluationError(reason=self.voices.failure)
-        return int(lib.FactIndex(fact))
+        return self.builder.by_slots(template, slots)[1]
 
     def _do_ordered(self, relation: str, values: list[Any]) -> int:
-        builder = environment_builder(self.raw, "function")
-        name = self._asserting(relation)
-        lib.FCBReset(builder)
-        for value in values:
-            lib.FCBAppend(builder, self.value(value))
-        box = ffi.new("CLIPSValue *")
-        code = lib.FCBCall(builder, name.encode(), box)
-        if code != lib.FCBE_NO_ERROR or self.voices.failure:
-            self.voices.fail(f"({relation} ...) could not be asserted")
-            raise EvaluationError(reason=self.voices.failure)
-        return int(read(box, relation))
-
-    def _asserting(self, relation: str) -> str:
-        """Return the function that asserts facts of a relation; CLIPS has no builder for them."""
-        module, mark, bare = relation.rpartition("::")
-        name = f"{module}{mark}holdfast-assert-{bare}"
-        if name not in self._relations:
-            current = lib.GetCurrentModule(self.raw)
-            text = _ASSERTING.format(name=name, relation=bare)
-            code = lib.Build(self.raw, text.encode())
-            lib.SetCurrentModule(self.raw, current)
-            if code != lib.BE_NO_ERROR:
-                self.voices.forgive()
-                raise InvalidValueError(
-                    what=f"relation {relation!r}", reason="is a template; give its slots by name"
-                )
-            self._relations.add(name)
-        return name
+        return self.builder.ordered(relation, values)
 
     def _do_string(self, text: str) -> int:
         fact = lib.AssertString(self.raw, text.encode())
-        return self._asserted(fact, "the text")
+        return self.builder.asserted(fact, "the text")
 
     def _do_retract(self, index: int) -> None:
         if lib.Retract(self.facts.get(index).address) != lib.RE_NO_ERROR:
@@ -299,10 +265,10 @@ class ClipsMemory:
             raise InvalidValueError(what=f"fact {index}", reason="has no slots to modify")
         try:
             for slot, value in slots.items():
-                code = lib.FMPutSlot(modifier, slot.encode(), self.value(value))
+                code = lib.FMPutSlot(modifier, slot.encode(), self.builder.value(value))
                 if code != lib.PSE_NO_ERROR:
-                    raise _slot_error(held.template, slot.encode(), code)
-            return self._asserted(lib.FMModify(modifier), f"fact {index}")
+                    raise slot_error(held.template.name, slot, code)
+            return self.builder.asserted(lib.FMModify(modifier), f"fact {index}")
         finally:
             lib.FMDispose(modifier)
 
@@ -313,10 +279,8 @@ class ClipsMemory:
         return fired
 
     def _do_reset(self) -> None:
-        lib.Reset(self.raw)
         self.deadlines.clear()
-        self.listener.supported.clear()
-        self.facts.begin_anew()
+        self.facts.begin_anew(self.listener.reset())
 
     def _do_eval(self, text: str) -> Any:
         box = ffi.new("CLIPSValue *")
@@ -326,7 +290,7 @@ class ClipsMemory:
         return decoded(read(box, "the result"))
 
     def _do_global(self, name: str, value: Any) -> None:
-        lib.DefglobalSetValue(self.global_of(name), self.value(value))
+        lib.DefglobalSetValue(self.global_of(name), self.builder.value(value))
 
     def _do_strategy(self, number: int) -> None:
         lib.SetStrategy(self.raw, number)
@@ -341,13 +305,6 @@ class ClipsMemory:
         lib.Focus(self.module(module))
 
     # Facts.
-
-    def value(self, kept: Any) -> Any:
-        """Return a value in a box that the engine takes."""
-        return write(self.raw, kept, self._address, ffi.new("CLIPSValue *"))
-
-    def _address(self, index: int) -> Any:
-        return self.facts.get(index).address
 
     def global_of(self, name: str) -> Any:
         """
@@ -383,25 +340,8 @@ class ClipsMemory:
 
     def shown(self, index: int) -> Fact:
         """Return a fact as a caller sees it."""
-        return self.facts.shown(index, self.deadlines.get(index))
-
-    def put(self, template: str, values: list[Any]) -> int:
-        """Assert a fact by its values as they are kept, in the order of its slots."""
-        slots = self._slots.get(template)
-        if slots is None:
-            found = lib.FindDeftemplate(self.raw, template.encode())
-            slots = (None,) if found == ffi.NULL else self.facts.template(found).slots
-            self._slots[template] = slots
-        if slots == (None,):
-            return self._do_ordered(template, values[0][1])
-        return self._put(template, zip(slots, values, strict=True))
-
-    def take_over(self, index: int, kept: bytes) -> None:
-        """Note a fact that was just put there; a capture compares it with what is there."""
-        came, gone = self.listener.changes()
-        if len(came) != 1 or index not in came or gone:
-            raise NotRestoredError(reason=f"fact {index} did more than to be there")
-        self.facts.add(index, came[index], kept)
+        held = self.facts.get(index)
+        return Fact(index, held.template.name, held, self.deadlines.get(index))
 
     # Other rules.
 
@@ -418,7 +358,7 @@ class ClipsMemory:
             if "" in slots:
                 index = self.do(["o", fact.template, slots[""][1]])
             else:
-                index = self.do(["a", fact.template, slots])
+                index = self.assert_slots(fact.template, slots).index
             if fact.deadline is not None:
                 self.do(["t", index, list(msgspec.structs.astuple(fact.deadline))])
         self.do(["q"])
@@ -435,10 +375,10 @@ class ClipsMemory:
         """Give the whole state, part by part; empty parts are pauses."""
         return capture(self)
 
-    def restore(self, part: bytes) -> None:
-        """Take one part of a state."""
+    def restore(self, parts: Iterable[bytes]) -> Iterator[None]:
+        """Take a state, part by part and step by step."""
         self._is_raw = False
-        restore(self, part)
+        return restore(self, parts)
 
 
 _METHODS: Final = {
@@ -459,15 +399,3 @@ _METHODS: Final = {
     "f": "_do_focus",
     "q": "_do_quiet",
 }
-
-
-def _slot_error(template: str, slot: bytes | None, code: int) -> InvalidValueError:
-    reasons = {
-        lib.PSE_SLOT_NOT_FOUND_ERROR: "is no slot of it",
-        lib.PSE_TYPE_ERROR: "takes another type",
-        lib.PSE_RANGE_ERROR: "is out of its range",
-        lib.PSE_ALLOWED_VALUES_ERROR: "takes other values only",
-        lib.PSE_CARDINALITY_ERROR: "takes another number of values",
-    }
-    reason = reasons.get(code, f"does not take the value (code {code})")
-    return InvalidValueError(what=f"slot {(slot or b'').decode()!r} of {template!r}", reason=reason)

@@ -53,12 +53,14 @@ class Rules(msgspec.Struct, frozen=True):
         reasons: why a memory of these rules can have no snapshot, by rule; empty if it can.
         supporting: rules whose facts live by the facts they stand on.
         templates: names of the templates that have slots.
+        modules: whether there are others than MAIN.
     """
 
     constructs: tuple[str, ...]
     reasons: tuple[str, ...]
     supporting: frozenset[str]
     templates: frozenset[str]
+    modules: bool
 
     def fingerprint(self, *more: str) -> str:
         """Return the name of these rules: equal for equal constructs in equal order."""
@@ -78,9 +80,11 @@ def parsed(text: str) -> Rules:
     reasons: list[str] = []
     supporting: set[str] = set()
     templates: set[str] = set()
+    modules = False
     for construct in constructs:
         words = words_of(construct)
         _check(words)
+        modules = modules or words[1] == "defmodule"
         if words[1] == "deftemplate":
             templates |= {words[2], words[2].removeprefix("MAIN::")}
         if words[1] == "defrule":
@@ -88,7 +92,7 @@ def parsed(text: str) -> Rules:
             reasons += _reasons(words[2], _conditions(left))
             if "logical" in left:
                 supporting.add(words[2].rpartition("::")[2])
-    return Rules(constructs, tuple(reasons), frozenset(supporting), frozenset(templates))
+    return Rules(constructs, tuple(reasons), frozenset(supporting), frozenset(templates), modules)
 
 
 def words_of(text: str) -> list[str]:

@@ -15,7 +15,7 @@ what was retracted for ever, and reading some kinds of values with them ends the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 from clips import InstanceName, Symbol
@@ -25,7 +25,6 @@ from clips.common import CLIPSType, environment_builder
 from holdfast.core.deadline import Deadline
 from holdfast.core.errors import EncodeError
 
-_unpack: Final = msgspec.msgpack.Decoder().decode
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**63 - 1
 _FLOAT: Final = int(CLIPSType.FLOAT)
@@ -42,6 +41,10 @@ _put_slot: Final = lib.FBPutSlot
 _create_string: Final = lib.CreateString
 _create_integer: Final = lib.CreateInteger
 _create_symbol: Final = lib.CreateSymbol
+_create_float: Final = lib.CreateFloat
+_begin_multifield: Final = lib.MBReset
+_append: Final = lib.MBAppend
+_end_multifield: Final = lib.MBCreate
 _string: Final = ffi.string
 _KINDS: Final = {
     int(CLIPSType.EXTERNAL_ADDRESS): "an external address",
@@ -55,6 +58,14 @@ class FactAddress(msgspec.Struct, frozen=True):
     index: int
 
 
+class Kept(Protocol):
+    """Values that are decoded when somebody looks."""
+
+    def decoded(self) -> dict[str, Any]:
+        """Return them by slot."""
+        ...
+
+
 class Fact:
     """
     A fact as it was when it was read.
@@ -65,40 +76,28 @@ class Fact:
         deadline: when it is retracted by itself; None if it stays.
     """
 
-    __slots__ = ("_kept", "_slots", "_values", "deadline", "index", "template")
+    __slots__ = ("_values", "deadline", "index", "template")
 
     def __init__(
-        self, index: int, template: str, values: dict[str, Any], deadline: Deadline | None = None
+        self,
+        index: int,
+        template: str,
+        values: "dict[str, Any] | Kept",
+        deadline: Deadline | None = None,
     ) -> None:
         """Make one for a migration; `values` is as the attribute."""
         self.index = index
         self.template = template
         self.deadline = deadline
-        self._values: dict[str, Any] | None = values
-        self._slots: Sequence[str]
-        self._kept: bytes
-
-    @classmethod
-    def held(
-        cls, index: int, template: str, slots: Sequence[str], kept: bytes, deadline: Deadline | None
-    ) -> "Fact":
-        """Return one whose values are decoded when somebody looks."""
-        fact = cls.__new__(cls)
-        fact.index = index
-        fact.template = template
-        fact.deadline = deadline
-        fact._values = None
-        fact._slots = slots
-        fact._kept = kept
-        return fact
+        self._values = values
 
     @property
     def values(self) -> dict[str, Any]:
         """By slot; those of an ordered fact are a tuple under the empty name."""
-        if self._values is None:
-            kept = _unpack(self._kept)
-            self._values = dict(zip(self._slots, [decoded(each) for each in kept], strict=True))
-        return self._values
+        values = self._values
+        if not isinstance(values, dict):
+            values = self._values = values.decoded()
+        return values
 
     def __getitem__(self, slot: str | int) -> Any:
         """Return the value of a slot; of an ordered fact, the value at a place."""
@@ -225,16 +224,12 @@ def _untagged(kind: str, content: Any) -> Any:
             raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
 
 
-def is_exact(kept: Iterable[Any]) -> bool:
-    """Tell whether values come out of the engine as they were put in: all but bytes, surely."""
-    for value in kept:
-        kind = type(value)  # pyright: ignore[reportUnknownVariableType]
-        if kind is list and value[0] == "m":
-            if not is_exact(value[1]):
-                return False
-        elif kind is bytes or (kind is list and type(value[1]) is bytes):
-            return False  # They come out as text if they are UTF-8 after all.
-    return True
+def is_exact(kept: Any) -> bool:
+    """Tell whether a value comes out of the engine as it was put in: all but bytes, surely."""
+    kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
+    if kind is not list:
+        return kind is not bytes  # They come out as text if they are UTF-8 after all.
+    return all(map(is_exact, kept[1])) if kept[0] == "m" else type(kept[1]) is not bytes
 
 
 # Out of the engine.
@@ -261,11 +256,11 @@ def read_slots(
         elif kind == _STRING:
             values.append(_lexeme(box))
         else:
-            values.append(read(box, "fact {} ({})".format(*where)))
+            values.append(read(box, where))
     return values
 
 
-def read(value: Any, where: str) -> Any:
+def read(value: Any, where: str | tuple[int, str]) -> Any:
     """
     Return a value of the engine as it is kept.
 
@@ -291,7 +286,8 @@ def read(value: Any, where: str) -> Any:
         return ["n", _lexeme(value)]
     if kind == _VOID:
         return None
-    raise EncodeError(path=where, reason=f"is {_KINDS.get(kind, 'of an unknown kind')}")
+    path = where if isinstance(where, str) else "fact {} ({})".format(*where)
+    raise EncodeError(path=path, reason=f"is {_KINDS.get(kind, 'of an unknown kind')}")
 
 
 def _lexeme(value: Any) -> str | bytes:
@@ -305,15 +301,33 @@ def _lexeme(value: Any) -> str | bytes:
 # Into the engine.
 
 
+class SlotRefusedError(Exception):
+    """A slot does not take its value."""
+
+    def __init__(self, slot: str, code: int) -> None:
+        """Say which one, and the engine's reason."""
+        super().__init__(slot, code)
+        self.slot = slot
+        self.code = code
+
+
 def put_slots(
-    env: Any, builder: Any, slots: Iterable[tuple[bytes | None, Any]], address: Any, box: Any
-) -> tuple[bytes | None, int] | None:
+    env: Any,
+    builder: Any,
+    slots: Iterable[tuple[str, Any]],
+    address: Any,
+    box: Any,
+) -> bool:
     """
-    Put values into slots of a fact that is being built.
+    Put values, as they are kept, into slots of a fact that is being built.
 
     Returns:
-        The first slot that does not take its value, and the code of the reason, or None.
+        Whether all of them are of the kinds there is most of.
+
+    Raises:
+        SlotRefusedError: one does not take its value.
     """
+    common = True
     for slot, kept in slots:
         kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
         # What there is most of, without another call.
@@ -325,9 +339,10 @@ def put_slots(
             box.value = _create_symbol(env, kept[1].encode())
         else:
             write(env, kept, address, box)
-        if code := _put_slot(builder, slot, box):
-            return slot, code
-    return None
+            common = False
+        if code := _put_slot(builder, slot.encode(), box):
+            raise SlotRefusedError(slot, code)
+    return common
 
 
 def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
@@ -342,22 +357,22 @@ def write(env: Any, kept: Any, address: Any, box: Any) -> Any:
     """
     kind = type(kept)  # pyright: ignore[reportUnknownVariableType]
     if kind is list:
-        if kept[0] == "s" and type(kept[1]) is str:
-            box.value = _create_symbol(env, kept[1].encode())
+        if kept[0] == "m":
+            box.value = _multifield(env, kept[1], address, box)
         else:
-            box.value = _tagged(env, kept[0], kept[1], address, box)
+            box.value = _tagged(env, kept[0], kept[1], address)
     elif kind is str:
         box.value = _create_string(env, kept.encode())
     elif kind is int:
         box.value = _create_integer(env, kept)
     elif kind is float:
-        box.value = lib.CreateFloat(env, kept)
+        box.value = _create_float(env, kept)
     else:
         box.value = lib.CreateString(env, kept)
     return box
 
 
-def _tagged(env: Any, kind: str, content: Any, address: Any, box: Any) -> Any:
+def _tagged(env: Any, kind: str, content: Any, address: Any) -> Any:
     match kind:
         case "s":
             return lib.CreateSymbol(env, _raw(content))
@@ -365,8 +380,6 @@ def _tagged(env: Any, kind: str, content: Any, address: Any, box: Any) -> Any:
             return lib.CreateInstanceName(env, _raw(content))
         case "f":
             return address(content)
-        case "m":
-            return _multifield(env, content, address, box)
         case _:
             raise EncodeError(path="value", reason=f"is of the unknown kind {kind!r}")
 
@@ -380,7 +393,12 @@ def _multifield(env: Any, items: list[Any], address: Any, box: Any) -> Any:
     if not items:
         return lib.EmptyMultifield(env)
     builder = environment_builder(env, "multifield")
-    lib.MBReset(builder)
+    _begin_multifield(builder)
     for item in items:
-        lib.MBAppend(builder, write(env, item, address, box))
-    return lib.MBCreate(builder)
+        kind = type(item)  # pyright: ignore[reportUnknownVariableType]
+        if kind is list and item[0] == "s" and type(item[1]) is str:
+            box.value = _create_symbol(env, item[1].encode())
+        else:
+            write(env, item, address, box)
+        _append(builder, box)
+    return _end_multifield(builder)

@@ -17,19 +17,20 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.engine import ANSWERS, KIND, Answered, check_key
+from holdfast.core.engine import ANSWERS, KIND, Answered, Audited, check_key
 from holdfast.core.errors import HoldfastError
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
-from holdfast.core.tier import BUFFERED, Tier
+from holdfast.core.tier import BUFFERED
+from holdfast.runtime.engines.audit import audited, trim
 from holdfast.runtime.engines.copy import Progress, untold
 from holdfast.runtime.engines.engine import Engine
 from holdfast.runtime.engines.live import Answer, Live
 from holdfast.runtime.engines.load import load
 from holdfast.runtime.engines.place import Migrate, Place
-from holdfast.runtime.engines.snapshot import Cadence, Making
+from holdfast.runtime.engines.settings import EngineSettings
+from holdfast.runtime.engines.snapshot import Making
 from holdfast.runtime.service import breathe, carry_on
 
-IN_MEMORY: Final = 100
 BACKLOG: Final = 10_000
 """Events of a buffered memory that may wait to be written; who adds to more waits."""
 _BREATH: Final = 16
@@ -70,24 +71,25 @@ class AttachedEngine:
     Attributes:
         name: by which it was attached.
         engine: its rules.
+        settings: how it is kept.
         tier: `DURABLE`: a request is answered when it is in the store; `BUFFERED`: at once, and
             a crash loses at most one flush interval.
         lost: buffered events that were answered and could not be written.
     """
 
-    def __init__(
-        self, place: Place, tier: Tier, cadence: Cadence, in_memory: int = IN_MEMORY
-    ) -> None:
-        """Take what it is kept by; `place` has an empty key."""
+    def __init__(self, place: Place, settings: EngineSettings) -> None:
+        """Take what it is kept by, and how; `place` has an empty key."""
         self.name = place.name
         self.engine: Engine = place.engine
-        self.tier = tier
-        self.cadence = cadence
-        self._place = place._replace(pause=cadence.pause)
-        self._in_memory = in_memory
+        self.settings = settings
+        self.tier = settings.tier
+        self.cadence = settings.cadence
+        self._place = place._replace(pause=settings.cadence.pause, migrate=settings.migrate)
         self._lives: dict[Key, Live] = {}
         self._loading: dict[Key, asyncio.Future[Live]] = {}
         self._reasons: dict[Key, str] = {}
+        self._telemetry = place.store.world.telemetry
+        self._clock = place.store.world.clock
         self.lost = 0
 
     def place(self, key: Key = ALONE) -> Place:
@@ -105,7 +107,7 @@ class AttachedEngine:
 
         Args:
             work: gets the memory's `hands`, then `args`; returns what is decided.
-            args: handed on.
+            args: handed on, redacted: what may not be stored cannot be done again.
             key: which memory: a string, or a tuple of strings; one begins when it is asked for.
             id: under which the request is done once: asked for again, it is answered again, as
                 long as its journal is kept (see `Cadence`: the time of `kept` snapshots).
@@ -117,16 +119,34 @@ class AttachedEngine:
             RulesChangedError, EngineLostError: the memory cannot be loaded.
             OutcomeUnknownError: the commit failed; open the store anew, and repeat it by its id.
         """
+        if not self._telemetry.listens:
+            return await self._request(work, args, key, id)
+        began = self._clock.monotonic()
+        answer = await self._request(work, args, key, id)
+        labels = {"engine": self.name, "durability": answer.tier.value}
+        self._telemetry.tell("engine.requested", labels, {"seconds": self._seconds(began)})
+        return answer
+
+    async def _request(
+        self, work: Callable[..., Any], args: tuple[Any, ...], key: str | Key, id: str
+    ) -> Answer:
         path = as_key(key)
-        check_key(self.name, path)
+        self._place.store.check_admitted()  # Before anything is loaded for it.
         while True:
-            live = await self._loaded(path)
+            live = self._lives.get(path)
+            if live is None or live.gone:
+                live = await self._loaded(path)
             if id and (known := await self._known(live, id)) is not None:
                 return known
             if live.gone:
                 continue
             self._place.store.check_admitted()
-            answer = await asyncio.shield(live.perform(work, args, id))
+            reply = live.perform(work, args, id)
+            if isinstance(reply, Answer):
+                answer: Answer | None = reply
+            else:
+                # Who gives an id may have somebody else wait for the same.
+                answer = await (asyncio.shield(reply) if id else reply)
             if live.unsaved > BACKLOG:
                 await live.settled()
             elif live.sequence % _BREATH == 0:
@@ -152,6 +172,7 @@ class AttachedEngine:
         await self._loaded(as_key(key), progress)
 
     async def _loaded(self, key: Key, progress: Progress = untold) -> Live:
+        check_key(self.name, key)
         while True:
             live = self._lives.get(key)
             if live is not None and not live.gone:
@@ -167,8 +188,10 @@ class AttachedEngine:
     async def _load(self, key: Key, before: Live | None, progress: Progress) -> Live:
         if before is not None:
             await self._let_go(before)
-        place = self.place(key)
+        place, began = self.place(key), self._clock.monotonic()
         live = Live(place, await load(place, progress=progress), self.tier)
+        seconds = {"seconds": self._seconds(began)}
+        self._telemetry.tell("engine.restored", {"engine": self.name}, seconds)
         self._lives[key] = live
         await self._make_room(live)
         return live
@@ -180,12 +203,12 @@ class AttachedEngine:
         if self.tier is BUFFERED:
             self.lost += live.lost
         self._lives.pop(live.place.key, None)
-        live.close()
+        await live.close()
 
     async def _make_room(self, kept: Live) -> None:
         spare = [live for live in self._lives.values() if live is not kept]
         spare.sort(key=lambda live: live.used_at)
-        for live in spare[: max(0, len(self._lives) - self._in_memory)]:
+        for live in spare[: max(0, len(self._lives) - self.settings.in_memory)]:
             await self._evict(live)
 
     async def evict(self, key: str | Key) -> None:
@@ -199,7 +222,7 @@ class AttachedEngine:
         # Nobody can come in between: from here on nothing is waited for.
         if not live.unsaved and live.following is None and not live.gone:
             self._lives.pop(live.place.key, None)
-            live.close()
+            await live.close()
 
     async def reload(self, engine: Engine, migrate: Migrate = keep_all) -> None:
         """
@@ -240,7 +263,10 @@ class AttachedEngine:
         Raises:
             HoldfastError: it could not be written.
         """
-        for live in list(self._lives.values()):
+        lives = list(self._lives.values())
+        for live in lives:
+            live.write_on()  # All of them, so that they share what a write costs.
+        for live in lives:
             await live.settled()
 
     async def snapshot(self, key: str | Key = ALONE) -> int:
@@ -258,21 +284,34 @@ class AttachedEngine:
             return await self._make(live)
 
     async def _make(self, live: Live) -> int:
+        making, began = Making(live, self.cadence), self._clock.monotonic()
         try:
-            made = await Making(live, self.cadence).run()
+            made = await making.run()
         except HoldfastError as error:
+            self._telemetry.tell("engine.snapshot", {"engine": self.name, "result": "refused"})
             self._reasons[live.place.key] = str(error)
             raise
         self._reasons.pop(live.place.key, None)
+        numbers = {"seconds": self._seconds(began), "bytes": making.size_bytes}
+        labels = {"engine": self.name, "result": "made"}
+        self._telemetry.tell("engine.snapshot", labels, {**numbers, "pause": making.pause})
         return made
 
+    def _seconds(self, began: float) -> float:
+        return self._clock.monotonic() - began
+
     async def keep_up(self) -> None:
-        """Make the snapshots that are due."""
+        """Make the snapshots that are due, and trim what is not kept of the audit."""
         clock = self._place.store.world.clock
         for live in list(self._lives.values()):
             async with live.making:  # Another one may just be made; then it is not due any more.
                 if not live.gone and self.cadence.due(live, clock.monotonic()):
                     await self._try(live)
+        await trim(self._place, self.settings.audit)
+
+    async def audited(self, key: str | Key = ALONE) -> Audited:
+        """Return what was trimmed of the audit of a memory, see `AuditKept`."""
+        return await audited(self.place(as_key(key)))
 
     async def _try(self, live: Live) -> None:
         try:
@@ -294,10 +333,10 @@ class AttachedEngine:
                     if live.tail >= self.cadence.least and not live.gone:
                         await self._try(live)
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Release the memories, written or not."""
-        for live in self._lives.values():
-            live.close()
+        for live in list(self._lives.values()):
+            await live.close()
         self._lives.clear()
 
     def memories(self) -> Iterator[MemoryStatus]:

@@ -8,7 +8,7 @@ Invariants: a copy whose request came out otherwise is closed; a rebased copy is
 what its capture says.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ from holdfast.core.errors import DecodeError
 from holdfast.core.refusal import NotCapturedError, NotRestoredError
 from holdfast.runtime.engines.engine import Memory
 from holdfast.runtime.engines.place import Place
-from holdfast.runtime.engines.turn import a_slice, in_slices, quietly
+from holdfast.runtime.engines.turn import a_slice, in_slices
 
 VERSION: Final = 1
 """Of the snapshots written here."""
@@ -68,7 +68,7 @@ def fresh(place: Place) -> Copy:
 
 
 def redo(
-    place: Place, copy: Copy, requests: Sequence[Numbered], progress: Progress = untold
+    place: Place, copy: Copy, requests: Iterable[Numbered], progress: Progress = untold
 ) -> None:
     """
     Do requests again that the copy does not include; it is closed if they do not fit.
@@ -78,10 +78,10 @@ def redo(
     """
     try:
         steps = (_redo_one(place, copy, *each) for each in requests if each[0] > copy.sequence)
-        for _ in in_slices(place.store.world.clock, steps, place.pause):
+        for _ in in_slices(place.store.world.clock, steps, place.pause, place.held):
             progress(1)
     except BaseException:
-        quietly(copy.memory.close)
+        copy.memory.close()
         raise
 
 
@@ -112,9 +112,9 @@ def rebase(place: Place, copy: Copy) -> bytes:
     except NotRestoredError as error:
         raise NotCapturedError(reason=error.reason) from error
     if again != parts:
-        quietly(other.close)
+        other.close()
         raise NotCapturedError(reason=f"restoring it gave another one: {_differing(parts, again)}")
-    quietly(copy.memory.close)
+    copy.memory.close()
     copy.memory, copy.base, copy.tail = other, copy.sequence, 0
     return packed(place, parts, copy.requests)
 
@@ -127,31 +127,44 @@ def _differing(parts: list[bytes], again: list[bytes]) -> str:
 
 def captured(place: Place, memory: Memory) -> list[bytes]:
     """Return the parts of a state."""
-    steps = in_slices(place.store.world.clock, memory.capture(), place.pause)
+    steps = in_slices(place.store.world.clock, memory.capture(), place.pause, place.held)
     return [part for part in steps if part]
 
 
-def restored(place: Place, parts: Sequence[bytes]) -> Memory:
+def restored(
+    place: Place, parts: Sequence[bytes], pieces: int = 0, progress: Progress = untold
+) -> Memory:
     """
     Return a memory that took these parts.
+
+    Args:
+        place: which one.
+        parts: of a state.
+        pieces: as how much progress they count.
+        progress: is told.
 
     Raises:
         NotRestoredError: they are not of this engine.
     """
     memory = fresh(place).memory
     try:
-        for _ in in_slices(place.store.world.clock, _taken(memory, parts), place.pause):
+        steps = memory.restore(_told(parts, pieces, progress))
+        for _ in in_slices(place.store.world.clock, steps, place.pause, place.held):
             pass
     except BaseException:
-        quietly(memory.close)
+        memory.close()
         raise
     return memory
 
 
-def _taken(memory: Memory, parts: Sequence[bytes]) -> Iterator[bool]:
-    for part in parts:
-        memory.restore(part)
-        yield True
+def _told(parts: Sequence[bytes], pieces: int, progress: Progress) -> Iterator[bytes]:
+    """Give parts, and tell when they were taken."""
+    told = 0
+    for number, part in enumerate(parts, 1):
+        yield part
+        if more := pieces * number // len(parts) - told:
+            progress(more)
+            told += more
 
 
 def packed(place: Place, parts: Sequence[bytes], requests: int) -> bytes:

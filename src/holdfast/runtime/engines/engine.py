@@ -12,7 +12,7 @@ Invariant asked of an engine: two memories of the same fingerprint to which the 
 were done, in order and with the same seeds, are equal in everything that can be observed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from holdfast.core.clock import StoreTime
@@ -83,17 +83,19 @@ class Memory(Protocol):
         """
         ...
 
-    def restore(self, part: bytes) -> None:
+    def restore(self, parts: Iterable[bytes]) -> Iterator[None]:
         """
-        Take one part, in order, into a memory that is fresh.
+        Take the parts of a state, in order, into a memory that is fresh; step by step.
+
+        Between two steps somebody else may have a turn, so a step is short.
 
         Raises:
-            NotRestoredError: it is not a part of a state of these rules.
+            NotRestoredError: they are not the parts of a state of these rules.
         """
         ...
 
     def close(self) -> None:
-        """Release what it holds; it is not used again."""
+        """Release what it holds, without a turn; it is not used again."""
         ...
 
 

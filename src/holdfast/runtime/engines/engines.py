@@ -7,21 +7,23 @@ attached later is back when `attach` returns, and until then the runtime is not 
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from holdfast.core.engine import KIND
 from holdfast.core.errors import HoldfastError, InvalidValueError
 from holdfast.core.key import check_word, encode_key, prefix_end
 from holdfast.core.recovery import Phase, Step
-from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
-from holdfast.runtime.boot import Progress
+from holdfast.core.redaction import Redactor
+from holdfast.runtime.boot import Planning, Progress
 from holdfast.runtime.damage import Damages
-from holdfast.runtime.engines.attached import ALONE, IN_MEMORY, AttachedEngine, MemoryStatus
+from holdfast.runtime.engines.attached import ALONE, AttachedEngine, MemoryStatus
 from holdfast.runtime.engines.engine import Engine
 from holdfast.runtime.engines.load import check_rules, known, known_of, unread
-from holdfast.runtime.engines.place import Migrate, Place
-from holdfast.runtime.engines.snapshot import Cadence
+from holdfast.runtime.engines.place import Place
+from holdfast.runtime.engines.post import Post
+from holdfast.runtime.engines.settings import EngineSettings, Single, settings_with
 from holdfast.runtime.service import Service
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 PART: Final = "engines"
@@ -40,10 +42,14 @@ class Engines:
     name = PART
     phase = Phase.RESTORING
 
-    def __init__(self, store: Store, damages: Damages, flush_interval: float) -> None:
+    def __init__(
+        self, store: Store, damages: Damages, flush_interval: float, redaction: Redactor
+    ) -> None:
         """Take the store."""
+        self._redaction = redaction
         self._store = store
         self._damages = damages
+        self._post = Post(store)
         self._threads = ThreadPoolExecutor(_THREADS, "holdfast-engine")
         self._attached: dict[str, AttachedEngine] = {}
         self._coming = ""
@@ -66,15 +72,16 @@ class Engines:
             )
         return found
 
+    def names(self) -> Sequence[str]:
+        """Return the names of the engines that are attached."""
+        return sorted(self._attached)
+
     async def attach(
         self,
         name: str,
         engine: Engine,
-        *,
-        tier: Tier = DURABLE,
-        cadence: Cadence | None = None,
-        in_memory: int = IN_MEMORY,
-        migrate: Migrate | None = None,
+        settings: EngineSettings | None = None,
+        **single: Unpack[Single],
     ) -> AttachedEngine:
         """
         Bring an engine back, and return it; until then the runtime is not ready.
@@ -82,18 +89,15 @@ class Engines:
         Args:
             name: of the engine, a short word; its working memories are kept under it.
             engine: its rules.
-            tier: `DURABLE` keeps a request before it is answered, `BUFFERED` with the next flush.
-            cadence: when snapshots are made.
-            in_memory: working memories that are kept after they were used.
-            migrate: what of memories of other rules is taken over; None refuses them.
+            settings: how it is kept.
+            single: fields of `EngineSettings` by name, such as `tier=BUFFERED`.
 
         Raises:
+            InvalidValueError: the name is taken or no word, or settings cannot work.
             RulesChangedError: what is stored was made by other rules.
             EngineLostError, DamagedError: what is stored cannot be brought back.
         """
-        attached = self.add(
-            name, engine, tier=tier, cadence=cadence, in_memory=in_memory, migrate=migrate
-        )
+        attached = self.add(name, engine, settings_with(settings, single))
         self._coming = name
         try:
             await self._check_rules(attached)
@@ -107,37 +111,31 @@ class Engines:
         return attached
 
     def add(
-        self,
-        name: str,
-        engine: Engine,
-        *,
-        tier: Tier = DURABLE,
-        cadence: Cadence | None = None,
-        in_memory: int = IN_MEMORY,
-        migrate: Migrate | None = None,
+        self, name: str, engine: Engine, settings: EngineSettings | None = None
     ) -> AttachedEngine:
         """
         Take an engine that is restored with the boot.
 
         Raises:
-            InvalidValueError: the name is taken or no word, or the tier keeps nothing.
+            InvalidValueError: the name is taken or no word.
         """
         check_word("engine", name)
         if name in self._attached:
             raise InvalidValueError(what=f"engine {name!r}", reason="is attached already")
-        if tier is EPHEMERAL:
-            raise InvalidValueError(what="tier", reason="keeps nothing; use the engine as it is")
-        place = Place(
-            self._store, self._damages, self._threads, engine, name, ALONE, migrate=migrate
-        )
-        attached = AttachedEngine(place, tier, cadence or Cadence(), in_memory)
+        kept_by = (self._store, self._damages, self._post, self._threads)
+        place = Place(*kept_by, engine, name, ALONE, self._redaction)
+        attached = AttachedEngine(place, settings or EngineSettings())
         self._attached[name] = attached
         self._begin_duties()
         return attached
 
     # Its part of the boot.
 
-    async def plan(self) -> Sequence[Step]:
+    def look(self, reader: Reads) -> Planning:
+        """Return what plans; each engine reads for itself."""
+        return self._plan
+
+    async def _plan(self) -> Sequence[Step]:
         """Return the engines that have something to bring back."""
         steps: list[Step] = []
         for name, attached in self._attached.items():
@@ -206,7 +204,7 @@ class Engines:
         await self._keeper.stop()
         await self._flusher.stop()
         for attached in self._attached.values():
-            attached.release()
+            await attached.release()
         self._threads.shutdown(wait=False)
 
     def trouble(self) -> str:
@@ -245,7 +243,7 @@ class _Flusher(Service):
 
 
 class _Keeper(Service):
-    """Makes the snapshots that are due."""
+    """Makes the snapshots that are due, and trims audits."""
 
     def __init__(self, attached: Mapping[str, AttachedEngine]) -> None:
         super().__init__("engine-snapshots", _LOOK_SECONDS)

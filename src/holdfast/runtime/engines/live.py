@@ -21,10 +21,11 @@ only looked is answered when what he saw is durable.
 import asyncio
 import inspect
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.engine import (
     ANSWERS,
     BEGUN,
@@ -33,6 +34,7 @@ from holdfast.core.engine import (
     REQUESTED,
     Answered,
     Begun,
+    Decided,
     Rebased,
     Request,
     audit_of,
@@ -43,23 +45,24 @@ from holdfast.core.errors import (
     HoldfastError,
     InvalidValueError,
     SequenceConflictError,
-    UnexpectedError,
     VersionConflictError,
 )
 from holdfast.core.event import Event
 from holdfast.core.refusal import EngineBehindError
 from holdfast.core.tier import DURABLE, Tier
-from holdfast.core.unit import Append, AtSequence, PutRecord, Unit, Write
+from holdfast.core.unit import PutRecord, PutSnapshot, Write
 from holdfast.runtime.engines.copy import Copy
 from holdfast.runtime.engines.engine import Memory
 from holdfast.runtime.engines.load import beginning
 from holdfast.runtime.engines.place import Place
+from holdfast.runtime.engines.post import UNIT_BYTES, Letters
 from holdfast.runtime.engines.turn import a_turn
-from holdfast.runtime.service import breathe, carry_on
+from holdfast.runtime.service import breathe
 
 GROUP: Final = 1_000
 """Requests that are written in one unit at most."""
-GROUP_BYTES: Final = 4 * 1024 * 1024
+# Types of answers that nobody could wait for, told without a look at what they can do.
+_AT_ONCE: Final = frozenset({type(None), bool, int, float, str, list, tuple, dict})
 # They are in the store; here only for who looked there just before.
 _ANSWERS: Final = 10_000
 
@@ -85,17 +88,19 @@ class Answer(msgspec.Struct, frozen=True):
     repeated: bool = False
 
 
+Reply: TypeAlias = Answer | asyncio.Future[Answer | None]
+"""An answer, or what is done when it is durable."""
+
+
 class _Pending(msgspec.Struct, frozen=True):
     """One thing to be written, and who waits for it."""
 
-    events: tuple[Event, ...]
+    event: Event | None
+    decided: Event | None
     writes: tuple[Write, ...]
     answer: Answer | None
-    future: "asyncio.Future[Answer | None]"
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(event.payload) for event in self.events)
+    future: "asyncio.Future[Answer | None] | None"
+    size_bytes: int
 
 
 class Live:
@@ -132,7 +137,12 @@ class Live:
         self.making = asyncio.Lock()
         self.following: list[tuple[int, Request]] | None = None
         self._tier = tier
+        self._stream = place.stream
+        self._audit = audit_of(place.name)
+        self._key = list(place.key)
+        self._world = place.store.world
         self._outbox: list[_Pending] = []
+        self._sent: list[_Pending] = []
         self._writing: asyncio.Future[None] | None = None
         self._failure: HoldfastError | None = None
         self._under_id: dict[str, asyncio.Future[Answer | None]] = {}
@@ -140,11 +150,9 @@ class Live:
 
     # The engine's half.
 
-    def perform(
-        self, work: Callable[..., Any], args: tuple[Any, ...], id: str
-    ) -> "asyncio.Future[Answer | None]":
+    def perform(self, work: Callable[..., Any], args: tuple[Any, ...], id: str) -> Reply:
         """
-        Do a request and return when and how it is answered.
+        Do a request; return its answer, or what is done when and how it is answered.
 
         Raises:
             EvaluationError: a rule or a function that it calls failed.
@@ -152,22 +160,23 @@ class Live:
         """
         if id and (again := self._again(id)) is not None:
             return again
-        self.used_at = self.place.store.world.clock.monotonic()
+        self.used_at = self._world.clock.monotonic()
         try:
             with a_turn():
                 value, request = self._done(work, args, id)
-            answer = Answer(value, self.sequence, request.fired, request.facts.hex(), self._tier)
+            self._world.failpoints.reach("engine.performed")
             if not request.operations:
-                return self._looked(answer)
+                return self._looked(self._answer(value, self.sequence, request))
             if not self.sequence:
                 self._begin()
             written = self._written_of(request, value)
         except BaseException:
             self.gone = not self._is_untouched()
             raise
-        return self._enqueue(
-            msgspec.structs.replace(answer, sequence=self.sequence + 1), request, *written
-        )
+        return self._enqueue(self._answer(value, self.sequence + 1, request), request, *written)
+
+    def _answer(self, value: Any, sequence: int, request: Request) -> Answer:
+        return Answer(value, sequence, request.fired, request.facts.hex(), self._tier)
 
     def _is_untouched(self) -> bool:
         """Tell whether a request that raised had done nothing yet."""
@@ -177,74 +186,76 @@ class Live:
         except HoldfastError:
             return False
 
-    def _again(self, id: str) -> "asyncio.Future[Answer | None] | None":
-        if id in self._under_id:
-            return self._under_id[id]
-        return _ready(self.answered[id]) if id in self.answered else None
+    def _again(self, id: str) -> Reply | None:
+        return self._under_id.get(id) or self.answered.get(id)
 
     def _done(
         self, work: Callable[..., Any], args: tuple[Any, ...], id: str
     ) -> tuple[Any, Request]:
-        memory, clock = self.memory, self.place.store.world.clock
-        memory.begin(seed_of(self.place.stream, self.requests), clock.store_time(), clock.wall())
-        value = work(memory.hands, *args)
-        if inspect.isawaitable(value):
+        memory, clock = self.memory, self._world.clock
+        memory.begin(seed_of(self._stream, self.requests), clock.store_time(), clock.wall())
+        value = work(memory.hands, *self.place.redaction(args))
+        if type(value) not in _AT_ONCE and inspect.isawaitable(value):
             raise InvalidValueError(
                 what=getattr(work, "__qualname__", "work"),
                 reason="waits; what works on an engine must not, do that before and after",
             )
         request = memory.end()
-        return memory.plain(value), msgspec.structs.replace(request, id=id) if id else request
+        kept = self.place.redaction(memory.plain(value))
+        return kept, msgspec.structs.replace(request, id=id) if id else request
 
     def _begin(self) -> None:
         """Write down by which rules it begins; the first thing in its journal."""
         begun = event_of(BEGUN, Begun(self.place.engine.fingerprint))
-        self._put((begun,), beginning(self.place, 1), None)
+        self._put(begun, None, beginning(self.place, 1))
         self.tail = 0
 
     @property
     def _path(self) -> tuple[str, ...]:
         return (self.place.name, *self.place.key)
 
-    def _looked(self, answer: Answer) -> "asyncio.Future[Answer | None]":
+    def _looked(self, answer: Answer) -> Reply:
         """Answer who only looked: when what he saw is durable."""
-        if self._tier is DURABLE and (self._outbox or self._writing):
-            return self._put((), (), answer)
-        return _ready(answer)
+        if self._tier is not DURABLE or not (self._outbox or self._writing):
+            return answer
+        future = _future()
+        self._put(None, None, (), answer, future)
+        return future
 
-    def _written_of(self, request: Request, value: Any) -> tuple[Event, tuple[Write, ...]]:
-        """Return what a request adds to the journal, and what is written with it."""
+    def _written_of(
+        self, request: Request, value: Any
+    ) -> tuple[Event, Event, tuple[PutRecord, ...]]:
+        """Return what a request adds to journal and audit, and what is written with it."""
         sequence = self.sequence + 1
-        audit = Event.of(
-            DECIDED,
-            {
-                "key": list(self.place.key),
-                "sequence": sequence,
-                "id": request.id,
-                "answer": value,
-                "fired": request.fired,
-                "trace": request.trace,
-                "facts": request.facts,
-            },
+        said = msgspec.Raw(codec.encode(value, "answer"))
+        decided = Decided(
+            self._key, sequence, request.id, said, request.fired, request.trace, request.facts
         )
-        writes: tuple[Write, ...] = (Append(audit_of(self.place.name), (audit,)),)
+        writes: tuple[PutRecord, ...] = ()
         if request.id:
-            said = Answered(sequence, value, request.fired, request.facts)
+            answered = Answered(sequence, said, request.fired, request.facts)
             key = (*self._path, request.id)
-            writes += (PutRecord(ANSWERS, key, msgspec.msgpack.encode(said)),)
-        return event_of(REQUESTED, request), writes
+            writes = (PutRecord(ANSWERS, key, msgspec.msgpack.encode(answered)),)
+        return event_of(REQUESTED, request), event_of(DECIDED, decided), writes
 
     def _enqueue(
-        self, answer: Answer, request: Request, event: Event, writes: tuple[Write, ...]
-    ) -> "asyncio.Future[Answer | None]":
+        self,
+        answer: Answer,
+        request: Request,
+        event: Event,
+        decided: Event,
+        writes: tuple[PutRecord, ...],
+    ) -> Reply:
         self.tail += 1
         self.requests += 1
         if self.following is not None:
             self.following.append((answer.sequence, request))
-        future = self._put((event,), writes, answer)
-        if request.id:
+        waits = request.id or self._tier is DURABLE
+        future = _future() if waits else None
+        self._put(event, decided, writes, answer, future)
+        if future is not None and request.id:
             self._remember(request.id, answer, future)
-        return future if self._tier is DURABLE else _ready(answer)
+        return future if future is not None and self._tier is DURABLE else answer
 
     def _remember(self, id: str, answer: Answer, future: "asyncio.Future[Answer | None]") -> None:
         self._under_id[id] = future
@@ -263,7 +274,9 @@ class Live:
         self.memory, self.base, self.tail = copy.memory, copy.base, copy.tail
         self.based_at = self.place.store.world.clock.monotonic()
         self.following = None
-        return self._put((event_of(REBASED, Rebased(copy.base)),), writes, None)
+        future = _future()
+        self._put(event_of(REBASED, Rebased(copy.base)), None, writes, None, future)
+        return future
 
     # The store's half.
 
@@ -273,23 +286,27 @@ class Live:
         return self.sequence - self.durable
 
     def _put(
-        self, events: tuple[Event, ...], writes: tuple[Write, ...], answer: Answer | None
-    ) -> "asyncio.Future[Answer | None]":
-        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._outbox.append(_Pending(events, writes, answer, future))
-        self.sequence += len(events)
+        self,
+        event: Event | None,
+        decided: Event | None,
+        writes: tuple[Write, ...],
+        answer: Answer | None = None,
+        future: "asyncio.Future[Answer | None] | None" = None,
+    ) -> None:
+        size = sum(map(_weight, writes))
+        if event is not None:
+            self.sequence += 1
+            size += len(event.payload)
+        if decided is not None:
+            size += len(decided.payload)
+        self._outbox.append(_Pending(event, decided, writes, answer, future, size))
         if self._tier is DURABLE or len(self._outbox) >= GROUP:
-            self._write_on()
-        return future
+            self.write_on()
 
-    def _write_on(self) -> None:
+    def write_on(self) -> None:
+        """Begin to write what is not durable, if that has not begun."""
         if self._writing is None and self._outbox:
-            self._writing = carry_on(self._write_all(), self._written)
-
-    def _written(self) -> None:
-        self._writing = None
-        if self._tier is DURABLE:
-            self._write_on()  # What came after the last look.
+            self._writing = self.place.post.send(self)
 
     async def settled(self) -> None:
         """
@@ -300,67 +317,74 @@ class Live:
         """
         until = self.sequence
         while self.durable < until and self._failure is None:
-            self._write_on()
+            self.write_on()
             await breathe()
             if self._writing is not None:
                 await asyncio.wait([self._writing])
         if self._failure is not None:
             raise self._failure.fresh()
 
-    async def _write_all(self) -> None:
-        while self._outbox:
-            group = self._group()
-            try:
-                if any(pending.events for pending in group):
-                    await self.place.store.commit(self._unit(group))
-            except Exception as error:
-                if not isinstance(error, HoldfastError):
-                    error = UnexpectedError(reason=type(error).__name__)
-                self._fail(error, group)
-                return
-            self.durable += sum(len(pending.events) for pending in group)
-            for pending in group:
-                if not pending.future.done():
-                    pending.future.set_result(pending.answer)
-
-    def _group(self) -> list[_Pending]:
-        """Take what goes into one unit."""
+    def letters(self) -> Letters:
+        """Give what goes into one unit."""
         size = count = 0
         for pending in self._outbox[:GROUP]:
             size += pending.size_bytes
-            if count and size > GROUP_BYTES:
+            if count and size > UNIT_BYTES:
+                size -= pending.size_bytes
                 break
             count += 1
-        group, self._outbox = self._outbox[:count], self._outbox[count:]
-        return group
+        sent, self._outbox = self._outbox[:count], self._outbox[count:]
+        self._sent = sent
+        return Letters(
+            self._stream,
+            self.durable,
+            self._audit,
+            [each.event for each in sent if each.event is not None],
+            [each.decided for each in sent if each.decided is not None],
+            [write for each in sent for write in each.writes],
+            size,
+        )
 
-    def _unit(self, group: list[_Pending]) -> Unit:
-        stream = self.place.stream
-        events = tuple([event for pending in group for event in pending.events])
-        rest = [write for pending in group for write in pending.writes]
-        return Unit((Append(stream, events), *rest), (AtSequence(stream, self.durable),))
+    def written(self) -> None:
+        """Answer those whose requests are durable, and go on with what came since."""
+        sent, self._sent, self._writing = self._sent, [], None
+        for pending in sent:
+            self.durable += pending.event is not None
+            if pending.future is not None and not pending.future.done():
+                pending.future.set_result(pending.answer)
+        if self._tier is DURABLE or len(self._outbox) >= GROUP:
+            self.write_on()
 
-    def _fail(self, error: HoldfastError, group: list[_Pending]) -> None:
-        """Everything that stood on this is gone, and so is the memory."""
+    def refused(self, error: HoldfastError) -> None:
+        """Let go of everything that stood on this, and of the memory."""
         self.gone = True
         if isinstance(error, SequenceConflictError | VersionConflictError):
             error = EngineBehindError(memory=self.place.words)
         self._failure = error
-        failed, self._outbox = [*group, *self._outbox], []
-        self.lost = sum(len(pending.events) for pending in failed)
+        failed = [*self._sent, *self._outbox]
+        self._sent, self._outbox, self._writing = [], [], None
+        self.lost = sum(pending.event is not None for pending in failed)
         for pending in failed:
-            if not pending.future.done():
+            if pending.future is not None and not pending.future.done():
                 pending.future.set_exception(error.fresh())
                 pending.future.exception()  # Read once: nobody may wait for it any more.
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Release the memory; it is not used again."""
         self.gone = True
-        with a_turn():
-            self.memory.close()
+        await self.place.aside(self.memory.close)
 
 
-def _ready(answer: Answer) -> "asyncio.Future[Answer | None]":
-    future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-    future.set_result(answer)
-    return future
+def _future() -> "asyncio.Future[Answer | None]":
+    return asyncio.get_running_loop().create_future()
+
+
+def _weight(write: Write) -> int:
+    """Return about how many bytes are written beside the events."""
+    match write:
+        case PutSnapshot():
+            return len(write.stored)
+        case PutRecord():
+            return len(write.value)
+        case _:
+            return 0

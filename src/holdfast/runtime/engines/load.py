@@ -13,7 +13,7 @@ A memory is handed out when all of it fits, or not at all.
 Invariants: upkeep has the turn in slices; a memory that is not handed out is closed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -58,10 +58,12 @@ from holdfast.runtime.engines.copy import (
     untold,
 )
 from holdfast.runtime.engines.place import Place
-from holdfast.runtime.engines.turn import a_slice, quietly
+from holdfast.runtime.engines.turn import a_slice
 from holdfast.store.port import SnapshotRow
 
 PAGE: Final = 1_000
+PIECE_BYTES: Final = 32_768
+"""Of a snapshot, that count for progress as much as an event: a few hundred facts."""
 _LISTED: Final = 100
 _UNFIT: Final = (DamagedError, CodecError, NotCapturedError, TooOldError)
 
@@ -73,13 +75,19 @@ async def known(place: Place) -> Known | None:
 
 
 async def unread(place: Place) -> int:
-    """Return how many things a load has to do: events behind a snapshot, and that; 0 if none."""
+    """Return how many things a load has to do: pieces of a snapshot and events; 0 if none."""
     if (found := await known(place)) is None:
         return 0
     rows = await place.store.read(lambda reader: reader.snapshots(place.stream, 1))
     head = await place.store.read(lambda reader: reader.head(place.stream))
     last = 0 if head is None else head.last_sequence
-    return 1 + last - max(found.begun, rows[0].sequence if rows else 0)
+    pieces = _pieces(rows[0]) if rows else 0
+    return 1 + pieces + last - max(found.begun, rows[0].sequence if rows else 0)
+
+
+def _pieces(row: SnapshotRow) -> int:
+    """Return as how much progress a snapshot counts, beside the events behind it."""
+    return row.size // PIECE_BYTES
 
 
 def known_of(row: RecordRow) -> Known:
@@ -192,13 +200,14 @@ async def _load_from(place: Place, row: SnapshotRow, until: int | None, progress
         raise DamagedError(
             what="snapshot", name=row.name, sequence=row.sequence, reason="bytes and digest differ"
         )
-    copy = await place.aside(_restored_from, place, row)
+    copy = await place.aside(_restored_from, place, row, progress)
     return await _follow(place, copy, until, progress)
 
 
-def _restored_from(place: Place, row: SnapshotRow) -> Copy:
+def _restored_from(place: Place, row: SnapshotRow, progress: Progress) -> Copy:
     parts, requests = unpacked(place, codec.unpack(row.encoding, row.stored, row.size))
-    return Copy(restored(place, parts), row.sequence, requests, row.sequence)
+    memory = restored(place, parts, _pieces(row), progress)
+    return Copy(memory, row.sequence, requests, row.sequence)
 
 
 async def _note(place: Place, row: SnapshotRow, error: Exception) -> None:
@@ -217,7 +226,7 @@ async def _follow(place: Place, copy: Copy, until: int | None, progress: Progres
     try:
         rows = await tail_of(place, copy.sequence, until)
     except BaseException:
-        quietly(copy.memory.close)
+        copy.memory.close()
         raise
     await place.aside(_follow_rows, place, copy, rows, progress)
     place.store.world.failpoints.reach("engine.restored")
@@ -238,9 +247,14 @@ async def tail_of(place: Place, after: int, until: int | None) -> list[EventRow]
     return rows
 
 
-def requests_of(rows: Sequence[EventRow]) -> list[Numbered]:
-    """Return the requests among events of a journal."""
-    return [(row.sequence, _said(row, Request)) for row in rows if row.type == REQUESTED]
+def requests_of(rows: Sequence[EventRow]) -> Iterator[Numbered]:
+    """
+    Give the requests among events of a journal.
+
+    One at a time: all of them decoded would be millions of small objects, which the collector
+    of Python looks at in one go while everybody waits.
+    """
+    return ((row.sequence, _said(row, Request)) for row in rows if row.type == REQUESTED)
 
 
 def _follow_rows(place: Place, copy: Copy, rows: Sequence[EventRow], progress: Progress) -> None:
@@ -248,9 +262,8 @@ def _follow_rows(place: Place, copy: Copy, rows: Sequence[EventRow], progress: P
     marks = {_said(row, Rebased).sequence for row in rows if row.type == REBASED}
     while rows:
         part = next((n for n, row in enumerate(rows, 1) if row.sequence in marks), len(rows))
-        requests = requests_of(rows[:part])
-        redo(place, copy, requests, progress)
-        progress(part - len(requests))
+        redo(place, copy, requests_of(rows[:part]), progress)
+        progress(sum(row.type != REQUESTED for row in rows[:part]))
         copy.sequence = rows[part - 1].sequence
         if copy.sequence in marks:
             rebase(place, copy)

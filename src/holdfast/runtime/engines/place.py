@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from holdfast.core.engine import shown, stream_of
 from holdfast.core.key import Key
+from holdfast.core.redaction import Redactor
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.engines.engine import Engine
+from holdfast.runtime.engines.post import Post
 from holdfast.runtime.engines.turn import SLICE
 from holdfast.store.store import Store
 
@@ -24,23 +26,29 @@ class Place(NamedTuple):
     Attributes:
         store: where it is kept.
         damages: where damage is noted.
+        post: by which its requests are written.
         threads: where upkeep works; not those of the loop, which a program may fill with
             threads that wait for a request.
         engine: its rules.
         name: of the engine.
         key: of the memory; empty if the engine has one alone.
+        redaction: what is not stored as it is.
         pause: seconds for which upkeep holds up requests at a stretch.
         migrate: what of a memory of other rules is taken over; None refuses such a memory.
+        held: is told how long upkeep held up requests at a stretch.
     """
 
     store: Store
     damages: Damages
+    post: Post
     threads: Executor
     engine: Engine
     name: str
     key: Key
+    redaction: Redactor
     pause: float = SLICE
     migrate: Migrate | None = None
+    held: Callable[[float], None] = lambda _: None
 
     @property
     def stream(self) -> str:

@@ -30,7 +30,7 @@ from holdfast.runtime.engines.copy import Copy, rebase, redo
 from holdfast.runtime.engines.live import Live
 from holdfast.runtime.engines.load import load, requests_of, tail_of
 from holdfast.runtime.engines.place import Place
-from holdfast.runtime.engines.turn import SLICE, quietly
+from holdfast.runtime.engines.turn import SLICE
 
 _ROUNDS_MAX: Final = 1_000
 
@@ -79,13 +79,24 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Making:
-    """The making of one snapshot."""
+    """
+    The making of one snapshot.
+
+    Attributes:
+        size_bytes: what of it is stored.
+        pause: seconds of the longest stretch for which it held up requests.
+    """
 
     def __init__(self, live: Live, cadence: Cadence) -> None:
         """Take the living memory."""
         self._live = live
-        self._place: Place = live.place
+        self.size_bytes = 0
+        self.pause = 0.0
+        self._place: Place = live.place._replace(held=self._held)
         self._cadence = cadence
+
+    def _held(self, seconds: float) -> None:
+        self.pause = max(self.pause, seconds)
 
     async def run(self) -> int:
         """
@@ -115,16 +126,17 @@ class Making:
             write = await place.aside(
                 PutSnapshot.of, place.stream, place.stream, sequence, data, self._cadence.kept
             )
+            self.size_bytes = len(write.stored)
             await self._catch_up(twin)
             writes = (write, *await self._trimming(sequence))
             await self._catch_up(twin)
         except BaseException:
-            quietly(twin.memory.close)
+            twin.memory.close()
             raise
         old = live.memory
         swapped = live.swap(twin, writes)
         place.store.world.failpoints.reach("engine.rebased")
-        await place.aside(quietly, old.close)
+        await place.aside(old.close)
         await asyncio.shield(swapped)
         return sequence
 

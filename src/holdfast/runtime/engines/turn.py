@@ -13,7 +13,7 @@ queues for it behind `_upkeep`.
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, TypeVar
 
 from holdfast.core.clock import Clock
@@ -28,15 +28,23 @@ _next = threading.Lock()
 _upkeep = threading.Lock()
 
 
-@contextmanager
-def a_turn() -> Generator[None, None, None]:
-    """Have the turn for a request."""
-    with _next:
-        _turn.acquire()
-    try:
-        yield
-    finally:
+class _Turn:
+    """The turn for a request; a class, since every request takes it."""
+
+    def __enter__(self) -> None:
+        with _next:
+            _turn.acquire()
+
+    def __exit__(self, *_error: object) -> None:
         _turn.release()
+
+
+_the_turn = _Turn()
+
+
+def a_turn() -> AbstractContextManager[None]:
+    """Have the turn for a request."""
+    return _the_turn
 
 
 @contextmanager
@@ -46,24 +54,29 @@ def a_slice() -> Generator[None, None, None]:
         yield
 
 
-def in_slices(clock: Clock, steps: Iterator[T], seconds: float) -> Iterator[T]:
-    """Take steps one after the other, as many in a turn as fit into so many seconds."""
+def in_slices(
+    clock: Clock, steps: Iterator[T], seconds: float, held: Callable[[float], None]
+) -> Iterator[T]:
+    """
+    Take steps one after the other, as many in a turn as fit into so many seconds.
+
+    Args:
+        clock: by which they are measured.
+        steps: what is done.
+        seconds: for a turn, about.
+        held: is told how long each turn was.
+    """
     while True:
         done: list[T] = []
         ended = False
         with a_slice():
-            until = clock.monotonic() + seconds
-            while not ended and (not done or clock.monotonic() < until):
+            began = clock.monotonic()
+            while not ended and (not done or clock.monotonic() < began + seconds):
                 try:
                     done.append(next(steps))
                 except StopIteration:
                     ended = True
+            held(clock.monotonic() - began)
         yield from done
         if ended:
             return
-
-
-def quietly(close: Callable[[], None]) -> None:
-    """Release a memory in a turn of its own."""
-    with a_slice():
-        close()

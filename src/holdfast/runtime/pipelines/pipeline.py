@@ -58,6 +58,7 @@ from holdfast.runtime.runs.handle import RunInfo
 from holdfast.runtime.runs.journal import read_journal, stream_of
 from holdfast.runtime.runs.run import Run
 from holdfast.runtime.runs.runs import Runs
+from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.view import KIND, VERSION_MISMATCH, Views
 
 log = logging.getLogger("holdfast")
@@ -229,7 +230,7 @@ class Pipeline:
             InputMismatchError: other content is under way.
             EncodeError: the content cannot be stored exactly.
         """
-        encoded = encode_input(content)
+        encoded = encode_input(self._views.redaction(content))
         digest = codec.content_digest(encoded)
         while True:
             found = await self._head()
@@ -407,6 +408,7 @@ class Pipeline:
             await self._store.commit(Unit(tuple(writes), expects))
         except VersionConflictError:
             return None
+        tell_started(self._views.telemetry, KIND, writes)
         self._views.on_queued(run_id)
         return begun
 

@@ -4,6 +4,8 @@ The log of a pipeline: every attempt at a state, read from the journal of its ru
 Invariant: nothing is kept for it; the journal says it all.
 """
 
+from typing import Any
+
 import msgspec
 
 from holdfast.core import codec
@@ -74,9 +76,41 @@ async def read_log(store: Store, blobs: Blobs, run_id: str) -> list[StepLog]:
     return [*found, *under_way]
 
 
-async def _succeeded(blobs: Blobs, said: StepSucceeded) -> StepLog:
+async def read_fields(
+    store: Store, blobs: Blobs, run_id: str, fields: dict[str, Any]
+) -> dict[str, Any]:
+    """
+    Return fields as the transitions of the main way left them; branches are joined by theirs.
+
+    Args:
+        store, blobs: where they are read.
+        run_id: which run.
+        fields: as they were at the start.
+
+    Raises:
+        DamagedError: the journal is damaged; says at which event.
+    """
+    after = 0
+    while True:
+        head, page = await store.events(stream_of(run_id), after, PAGE)
+        for row in page:
+            after = row.sequence
+            said = read_payload(row.type, row.payload)
+            if isinstance(said, StepSucceeded) and "/" not in said.name:
+                told = await _told(blobs, said)
+                fields = {name: one for name, one in fields.items() if name not in told.drop}
+                fields.update(told.set)
+        if head is None or after >= head.last_sequence:
+            return fields
+
+
+async def _told(blobs: Blobs, said: StepSucceeded) -> Told:
     raw = await blobs.get(said.blob.hex()) if said.blob else bytes(said.result)
-    told = codec.decode_as(raw, Told, "transition")
+    return codec.decode_as(raw, Told, "transition")
+
+
+async def _succeeded(blobs: Blobs, said: StepSucceeded) -> StepLog:
+    told = await _told(blobs, said)
     return StepLog(
         said.name,
         said.n,

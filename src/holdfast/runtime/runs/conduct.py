@@ -61,7 +61,7 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
         paused = await execution.release("run.paused", Pausing(execution.now(), reason))
         return None if paused else ("run.cancelled", Pausing(execution.now()))
     try:
-        value = await function.fn(Run(execution), *args)
+        value = views.redaction(await function.fn(Run(execution), *args))
         if left := execution.journal.left:
             execution.diverged = (left, "the end")
             return await _stopped(execution)
@@ -71,7 +71,7 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
     except asyncio.CancelledError:
         return await _stopped(execution)
     except Exception as error:
-        return ("run.failed", Failed(execution.now(), failure_of(error)))
+        return ("run.failed", Failed(execution.now(), failure_of(error, views.redaction)))
 
 
 async def _prepare(views: Views, execution: Execution) -> Function | None:

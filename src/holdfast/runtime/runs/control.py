@@ -15,6 +15,7 @@ from holdfast.core.unit import Append, AtVersion, CloseStream, Expectation, Unit
 from holdfast.runtime.runs.ending import ending_of
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.telling import tell_ended
 from holdfast.runtime.runs.view import KIND, Change, Views, events_of, projected
 
 Mode = Literal["now", "after_step"]
@@ -46,6 +47,7 @@ class Control:
         Raises:
             RunStateError: it ended already.
         """
+        reason, by = self._views.redaction.text(reason), self._views.redaction.text(by)
         while True:
             view, version = await self._views.get(run_id)
             now = self._views.wall()
@@ -68,6 +70,7 @@ class Control:
         ending: Said = ("run.cancelled", said)
         if not await self._change(run_id, view, version, ending, closing, share.expects):
             return False
+        tell_ended(self._views.telemetry, fold(view, *ending))
         self._store.world.failpoints.reach("run.ended")
         self._executor.drop(run_id)
         if share.parent is not None:
@@ -119,7 +122,8 @@ class Control:
             check_change(run_id, view, "run.paused", "paused")
             running = view.status is Status.RUNNING
             type = "run.pausing" if running else "run.paused"
-            said = Pausing(self._views.wall(), reason, by)
+            text = self._views.redaction.text
+            said = Pausing(self._views.wall(), text(reason), text(by))
             return Change([(type, said)], fold(view, type, said))
 
         return await self._views.change(run_id, decide)
@@ -147,7 +151,7 @@ class Control:
                     action=action,
                     reason=f"it waits for {view.waits}",
                 )
-            said = Resumed(self._views.wall(), by, version, retry)
+            said = Resumed(self._views.wall(), self._views.redaction.text(by), version, retry)
             return Change([("run.resumed", said)], fold(view, "run.resumed", said))
 
         return await self._views.change(run_id, decide)

@@ -42,6 +42,7 @@ from holdfast.core.unit import (
     Write,
 )
 from holdfast.runtime.runs.journal import Journal, StepKey, read_arrivals, stream_of
+from holdfast.runtime.runs.telling import tell_left, tell_lost, tell_taken
 from holdfast.runtime.runs.view import KIND, Views, events_of, freed_slot, projected
 from holdfast.runtime.service import Errand, carry_on
 from holdfast.runtime.work.entry import Entry
@@ -99,6 +100,7 @@ class Execution:
         self._submitted: dict[StepKey, Event] = {}
         self._told = False
         self.lock = asyncio.Lock()
+        tell_taken(views.telemetry, run_id, entry, view)
 
     @property
     def version(self) -> int:
@@ -253,9 +255,10 @@ class Execution:
             return after
 
     def _accept(self, after: RunView, committed: Committed, *, settled: bool) -> None:
-        self.view = after
+        before, self.view = self.view, after
         self._version += 1
         if settled:
+            tell_left(self.views.telemetry, self.run_id, before, after)
             self._entry.note_settled(committed)
 
     # What others put in.
@@ -383,6 +386,7 @@ class Execution:
         self._entry, self._fence = entry, (entry.fence,)
         self.view, self._version = view, version
         self.parked = False
+        tell_taken(self.views.telemetry, self.run_id, entry, view)
         await self._hand_out()
         if view.status is Status.CANCELLING:
             self._hold_for_cancel()
@@ -442,6 +446,7 @@ class Execution:
         """Stop here without a trace; the run goes on elsewhere or later."""
         if not self.discarded:
             self.discarded = True
+            tell_lost(self.views.telemetry, self.run_id, self.view)
             if asyncio.current_task() is not self.root:
                 self.errand.cancel()
 

@@ -18,9 +18,11 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from holdfast.core import codec
+from holdfast.core.denial import FunctionNotFoundError
 from holdfast.core.errors import HoldfastError, InvalidValueError
 from holdfast.core.journal import Failure
 from holdfast.core.key import check_word
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import PutBlob, Write
 from holdfast.runtime.exact import Exact
 from holdfast.runtime.names import naming
@@ -156,6 +158,24 @@ class Functions:
                 return function
         return self.add(fn)
 
+    def named(self, name: str, args: tuple[Any, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """
+        Return a function by its name, with plain arguments as its annotations say.
+
+        Raises:
+            FunctionNotFoundError: none of this name is registered here.
+            DecodeError: an argument does not fit its annotation.
+        """
+        function = self._known.get(name)
+        if function is None:
+            raise FunctionNotFoundError(function=name, known=self.names())
+        raws = [msgspec.Raw(codec.encode(value, "argument")) for value in args]
+        return function.fn, tuple(function.decode_args(raws))
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all functions."""
+        return tuple(sorted(self._known))
+
     def find(self, name: str) -> Function | None:
         """Return a function by its name, or None."""
         return self._known.get(name)
@@ -187,10 +207,10 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Return an error as it is kept."""
+def failure_of(error: BaseException, redaction: Redactor) -> Failure:
+    """Return an error as it is kept; cut off behind the redaction, which needs the whole."""
     code = error.code if isinstance(error, HoldfastError) else ""
-    return Failure(type(error).__name__, str(error)[:10_000], code)
+    return Failure(type(error).__name__, redaction.text(str(error))[:10_000], code)
 
 
 def placed(run_id: str, encoded: bytes) -> tuple[bytes, bytes, tuple[Write, ...]]:

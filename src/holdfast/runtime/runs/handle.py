@@ -20,14 +20,16 @@ class RunInfo(RunView, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         id: its id.
+        revision: number of the last change of what is shown of it; 0 if that is not known.
     """
 
     id: str
+    revision: int = 0
 
     @staticmethod
-    def of(run_id: str, view: RunView) -> "RunInfo":
+    def of(run_id: str, view: RunView, revision: int = 0) -> "RunInfo":
         """Return a view together with its id."""
-        return RunInfo(**msgspec.structs.asdict(view), id=run_id)
+        return RunInfo(**msgspec.structs.asdict(view), id=run_id, revision=revision)
 
 
 class RunHandle:

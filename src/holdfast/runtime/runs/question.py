@@ -10,7 +10,7 @@ and the run's view change in one unit; the remaining time survives restarts.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -25,8 +25,10 @@ from holdfast.core.refusal import (
     RunNotFoundError,
     RunStateError,
 )
-from holdfast.core.run import Said
+from holdfast.core.run import Said as Event
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Write
+from holdfast.runtime.runs.claim import KIND as CLAIM_KIND
+from holdfast.runtime.runs.claim import Claims, Held
 from holdfast.runtime.runs.view import TIMER_KIND, Timer, Views
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
         state: open, answered, expired, or closed because the run ended.
         answer: the answer that counts.
         by: whose it is.
+        comment: what was said beside it.
+        answered_at: wall time of that moment.
         answer_key: key with which it was given; the same answer with it is accepted again.
         timer: when the time is over.
     """
@@ -71,6 +75,8 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
     timer: Timer | None = None
     name: str = ""
     nth: int = 0
+    comment: str = ""
+    answered_at: float = 0.0
 
     @staticmethod
     def of(
@@ -98,7 +104,7 @@ class Question(msgspec.Struct, frozen=True, omit_defaults=True):
         timer = None
         if timeout is not None:
             timer = views.timer(execution.run_id, f"question:{id}", timeout)
-        said = str(views.redaction(prompt))
+        said = views.redaction.text(prompt)
         question = Question(id, execution.run_id, n, said, execution.now(), plain, answer)
         name, nth = key if key != ("", n) else ("", 0)
         return msgspec.structs.replace(question, timer=timer, name=name, nth=nth)
@@ -114,9 +120,15 @@ class QuestionInfo(Question, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         remaining: seconds until its time is over; None if it has all the time.
+        revision: number of the last change of it.
+        sequence: place of the answer in the journal of the run, for whoever just gave it.
+        claim: who is about to answer it.
     """
 
     remaining: float | None = None
+    revision: int = 0
+    sequence: int = 0
+    claim: Held | None = None
 
 
 def question_key(question: Question) -> Key:
@@ -124,7 +136,7 @@ def question_key(question: Question) -> Key:
     return (question.run_id, f"{question.n:09d}")
 
 
-def put_question(execution: "Execution", question: Question) -> tuple[Said, tuple[Write, ...]]:
+def put_question(execution: "Execution", question: Question) -> tuple[Event, tuple[Write, ...]]:
     """Return what belongs to the unit that asks a question."""
     timeout = 0.0 if question.timer is None else question.timer.deadline.left
     said = Asked(
@@ -164,12 +176,30 @@ def key_of(id: str) -> Key:
     return (run_id, f"{int(n):09d}")
 
 
+class Said(NamedTuple):
+    """
+    An answer that somebody gives.
+
+    Attributes:
+        value: the answer.
+        by: who gives it.
+        key: the same answer with the same key is accepted again.
+        comment: what is said beside it.
+    """
+
+    value: Any
+    by: str = ""
+    key: str = ""
+    comment: str = ""
+
+
 class Questions:
     """The questions in one store."""
 
     def __init__(self, views: Views) -> None:
         """Take the views of the runs that ask."""
         self._views = views
+        self._claims = Claims(views)
 
     async def get(self, id: str) -> QuestionInfo:
         """
@@ -178,7 +208,8 @@ class Questions:
         Raises:
             QuestionNotFoundError: there is none with this id.
         """
-        return self._info((await self._read(id))[0])
+        question, row = await self._read(id)
+        return (await self._infos([(question, row)]))[0]
 
     async def list(
         self,
@@ -204,9 +235,52 @@ class Questions:
         rows = await self._views.store.read(
             lambda reader: reader.records(KIND, first, prefix_end(begin), limit, state)
         )
-        return [self._info(read_question(row)) for row in rows]
+        return list(await self._infos([(read_question(row), row) for row in rows]))
 
-    async def answer(self, id: str, value: Any, *, by: str = "", key: str = "") -> QuestionInfo:
+    async def due(
+        self, *, run_id: str | None = None, after: str | None = None, limit: int = 100
+    ) -> Sequence[tuple[str, QuestionInfo]]:
+        """
+        Return open questions, those first whose time is over first, each with its place.
+
+        Args:
+            run_id: only those of this run.
+            after: place behind which to go on.
+            limit: how many at most; at most `LISTED_MAX` open ones are looked at.
+        """
+        found = await self.list(run_id=run_id, limit=LISTED_MAX)
+        placed = sorted((_place(one), one.id) for one in found)
+        rest = [id for place, id in placed if after is None or f"{place} {id}" > after]
+        by_id = {one.id: one for one in found}
+        return [(f"{_place(by_id[id])} {id}", by_id[id]) for id in rest[:limit]]
+
+    async def claim(self, id: str, *, by: str, seconds: float = 120.0) -> QuestionInfo:
+        """
+        Say that somebody is about to answer; others see it, and are not given a claim meanwhile.
+
+        Args:
+            id: which question.
+            by: who.
+            seconds: for how long; 0 gives it back.
+
+        Raises:
+            QuestionClaimedError: somebody else is about to.
+            AnswerConflictError: it is not open any more.
+            QuestionNotFoundError: there is no such question.
+        """
+        while True:
+            question, row = await self._read(id)
+            if question.state != "open":
+                raise _conflict(question)
+            try:
+                held = await self._claims.take(id, row, by, seconds)
+            except VersionConflictError:
+                continue
+            return self._info(question, row.version, held)
+
+    async def answer(
+        self, id: str, value: Any, *, by: str = "", key: str = "", comment: str = ""
+    ) -> QuestionInfo:
         """
         Answer a question; when this returns, the answer is durable and counts.
 
@@ -215,6 +289,7 @@ class Questions:
             value: the answer.
             by: who gives it.
             key: the same answer with the same key is accepted again.
+            comment: what is said beside it.
 
         Raises:
             AnswerConflictError: another answer was first; names whose.
@@ -222,14 +297,16 @@ class Questions:
             InvalidValueError: it is not one of the choices.
         """
         plain = codec.decode(self._views.checked(value, "answer"))
+        text = self._views.redaction.text
+        said = Said(plain, text(by), text(key), text(comment))
         while True:
             question, row = await self._read(id)
             if question.state != "open":
-                return self._again(question, plain, key)
+                return self._again(question, row, said)
             if question.choices and not any(_same(plain, one) for one in question.choices):
                 raise InvalidValueError(what="answer", reason="is not one of the choices")
             try:
-                return await self._close(question, row, plain, by, key)
+                return await self._close(question, row, said)
             except VersionConflictError:
                 continue
             except (RunStateError, RunNotFoundError):
@@ -249,7 +326,7 @@ class Questions:
             await self._views.forget(timer_row)
             return
         try:
-            await self._close(question, row, question.default, "", "", timer_row)
+            await self._close(question, row, Said(question.default), timer_row)
         except VersionConflictError:
             return
 
@@ -257,36 +334,46 @@ class Questions:
         self,
         question: Question,
         row: RecordRow,
-        value: Any,
-        by: str,
-        key: str,
+        said: "Said",
         timer_row: RecordRow | None = None,
     ) -> QuestionInfo:
         expired = timer_row is not None
         state: State = "expired" if expired else "answered"
-        after = msgspec.structs.replace(question, state=state, answer=value, by=by, answer_key=key)
         wall = self._views.wall()
-        said = Answered(question.n, question.id, msgspec.Raw(codec.encode(value)), wall, by)
+        after = msgspec.structs.replace(
+            question,
+            state=state,
+            answer=said.value,
+            by=said.by,
+            answer_key=said.key,
+            comment=said.comment,
+            answered_at=wall,
+        )
+        raw = msgspec.Raw(codec.encode(said.value))
+        answered = Answered(question.n, question.id, raw, wall, said.by, said.comment)
         writes: tuple[Write, ...] = (after.put(),)
         if timer_row is not None:
             writes = (*writes, DeleteRecord(TIMER_KIND, timer_row.key))
         elif question.timer is not None:
             writes = (*writes, DeleteRecord(TIMER_KIND, question.timer.key))
-        await self._views.put_in(
+        sequence = await self._views.put_in(
             question.run_id,
             f"question.{state}",
-            said,
+            answered,
             writes,
             (AtVersion(KIND, row.key, row.version),),
         )
-        return self._info(after)
+        seconds = max(0.0, wall - question.asked_at)
+        self._views.telemetry.tell(f"question.{state}", {}, {"seconds": seconds})
+        return self._info(after, row.version + 1, sequence=sequence)
 
-    def _again(self, question: Question, value: Any, key: str) -> QuestionInfo:
+    def _again(self, question: Question, row: RecordRow, said: "Said") -> QuestionInfo:
         """Accept the same answer with the same key once more; refuse any other."""
-        same = question.state == "answered" and _same(question.answer, value)
-        if key and same and key == question.answer_key:
-            return self._info(question)
-        raise AnswerConflictError(question_id=question.id, winner=question.by, state=question.state)
+        same = question.state == "answered" and _same(question.answer, said.value)
+        if said.key and same and said.key == question.answer_key:
+            return self._info(question, row.version)
+        self._views.telemetry.tell("question.conflict")
+        raise _conflict(question)
 
     async def _read(self, id: str) -> tuple[Question, RecordRow]:
         key = key_of(id)
@@ -295,12 +382,29 @@ class Questions:
             raise QuestionNotFoundError(question_id=id)
         return read_question(row), row
 
-    def _info(self, question: Question) -> QuestionInfo:
+    async def _infos(self, found: Sequence[tuple[Question, RecordRow]]) -> Sequence[QuestionInfo]:
+        """Return questions as they are now, the open ones with who is about to answer them."""
+        keys = [row.key for question, row in found if question.state == "open"]
+        rows: Sequence[RecordRow | None] = ()
+        if keys:
+            rows = await self._views.store.read(lambda reader: reader.records_at(CLAIM_KIND, keys))
+        claims = {key: self._claims.held(row) for key, row in zip(keys, rows, strict=True)}
+        return [self._info(question, row.version, claims.get(row.key)) for question, row in found]
+
+    def _info(
+        self, question: Question, revision: int, claim: Held | None = None, sequence: int = 0
+    ) -> QuestionInfo:
         left = None
         if question.timer is not None and question.state == "open":
             clock = self._views.clock
             left = remaining(question.timer.deadline, clock.store_time(), clock.wall())
-        return QuestionInfo(**msgspec.structs.asdict(question), remaining=left)
+        return QuestionInfo(
+            **msgspec.structs.asdict(question),
+            remaining=left,
+            revision=revision,
+            sequence=sequence,
+            claim=claim,
+        )
 
 
 async def closings(views: Views, run_id: str) -> tuple[tuple[Write, ...], tuple[AtVersion, ...]]:
@@ -316,6 +420,23 @@ async def closings(views: Views, run_id: str) -> tuple[tuple[Write, ...], tuple[
         if question.timer is not None:
             writes.append(DeleteRecord(TIMER_KIND, question.timer.key))
     return tuple(writes), tuple(AtVersion(KIND, row.key, row.version) for row in rows)
+
+
+def _place(question: QuestionInfo) -> str:
+    """Return a text by which questions stand in the order in which their times are over."""
+    if question.timer is None:
+        return f"~{question.asked_at:020.6f}"
+    return f"{question.timer.deadline.ends_at:020.6f}"
+
+
+def _conflict(question: Question) -> AnswerConflictError:
+    return AnswerConflictError(
+        question_id=question.id,
+        winner=question.by,
+        state=question.state,
+        answered_at=question.answered_at,
+        answer=question.answer if question.state == "answered" else None,
+    )
 
 
 def _same(one: Any, two: Any) -> bool:

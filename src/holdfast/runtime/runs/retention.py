@@ -17,12 +17,13 @@ from holdfast.core import codec
 from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import encode_key
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
-from holdfast.core.refusal import NotReadyError
+from holdfast.core.refusal import NotReadyError, RunStateError
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import AtVersion, DeleteRecord, RecordRow, TrimStream, Unit, Write
 from holdfast.runtime.listing import below, intact
 from holdfast.runtime.names import leaving
 from holdfast.runtime.runs.artifact import KIND as ARTIFACT_KIND
+from holdfast.runtime.runs.claim import KIND as CLAIM_KIND
 from holdfast.runtime.runs.fork import LINK_KIND
 from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.question import KIND as QUESTION_KIND
@@ -62,7 +63,12 @@ class Retention(Service):
             await self.retain(self.kept_for, self.kept)
 
     async def retain(
-        self, kept_for: float | None, kept: int | None, limit: float = float("inf")
+        self,
+        kept_for: float | None,
+        kept: int | None,
+        limit: float = float("inf"),
+        *,
+        dry_run: bool = False,
     ) -> int:
         """Remove what is not to be kept, up to a limit; return how many."""
         count = 0
@@ -76,8 +82,34 @@ class Retention(Service):
                 heapq.heappush(newest, (view.ended, row.key[0]))
                 gone = heapq.heappop(newest)[1] if len(newest) > kept else None
             if gone is not None:
-                count += await self._removed(gone)
+                count += dry_run or await self._removed(gone)
         return count
+
+    async def remove(self, run_id: str, revision: int | None = None) -> None:
+        """
+        Remove one run that ended, with its journal.
+
+        Args:
+            run_id: which run.
+            revision: at which it has to be; None for any.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunStateError: it did not end, or is the newest version of its pipeline.
+            VersionConflictError: it is at another revision.
+        """
+        view, actual = await self._views.get(run_id)
+        reason = "only a run that ended can be"
+        if view.is_terminal:
+            if revision not in (None, actual):
+                raise VersionConflictError(
+                    kind=KIND, key=(run_id,), expected=revision or 0, actual=actual
+                )
+            if await self._removed(run_id):
+                return
+            await self._views.get(run_id)  # Somebody else removed it just now.
+            reason = "the newest version of a pipeline stays"
+        raise RunStateError(run_id=run_id, state=view.status.value, action="removed", reason=reason)
 
     def _is_old(self, view: RunView, kept_for: float | None) -> bool:
         return kept_for is not None and self._views.wall() - view.ended >= kept_for
@@ -113,7 +145,7 @@ class Retention(Service):
             return None
         if head is not None:
             writes.append(TrimStream(stream_of(run_id), head.last_sequence + 1))
-        for kind in (QUESTION_KIND, ARTIFACT_KIND, LINK_KIND):
+        for kind in (QUESTION_KIND, CLAIM_KIND, ARTIFACT_KIND, LINK_KIND):
             writes += [DeleteRecord(kind, one.key) for one in await self._below(kind, run_id)]
         if view.key:
             writes.append(DeleteRecord(KEY_KIND, (view.key,)))

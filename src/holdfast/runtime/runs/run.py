@@ -44,6 +44,7 @@ from holdfast.runtime.runs.artifact import put_artifact
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.function import result_form
 from holdfast.runtime.runs.question import Question, put_question
+from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.view import KIND, event_of
 
 T = TypeVar("T")
@@ -214,9 +215,18 @@ class Run:
         if known is not None:
             return known.id
         execution.check_course(f"artifact {n}")
-        blob = PutBlob.of(data)
+        redaction = execution.views.redaction
+        blob = PutBlob.of(redaction.content(data))
         id = f"{execution.run_id}!{n}"
-        said = Attached(n, id, name, blob.digest, blob.size, media_type, execution.now())
+        said = Attached(
+            n,
+            id,
+            redaction.text(name),
+            blob.digest,
+            blob.size,
+            redaction.text(media_type),
+            execution.now(),
+        )
         writes = (blob, *put_artifact(execution.run_id, said))
         await self._do(event_of("artifact.attached", said), *writes)
         return id
@@ -252,6 +262,7 @@ class Run:
             said = ChildStarted(n, id, execution.now())
             absent = (AtVersion(KIND, (id,), 0),)
             await self._do(event_of("child.started", said), *start, expects=absent)
+            tell_started(execution.views.telemetry, KIND, start)
             execution.views.on_queued(id)
         if id not in journal.ended:
             await execution.wait(f"child:{id}", lambda: id in journal.ended)

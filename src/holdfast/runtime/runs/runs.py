@@ -11,32 +11,32 @@ Invariants: an id is used once, for ever; what a call changed is durable when it
 run ended, nothing changes it.
 """
 
-from collections.abc import Callable, ItemsView, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, overload
+from typing import Any, Literal, overload
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import (
     BlobNotFoundError,
-    LimitError,
     StreamClosedError,
     VersionConflictError,
 )
-from holdfast.core.journal import SignalReceived, StepResolved
-from holdfast.core.key import check_word, encode_key, encode_name, prefix_end
+from holdfast.core.journal import Failure, SignalReceived, StepResolved
+from holdfast.core.key import check_word, encode_name
 from holdfast.core.refusal import (
     RunCancelledError,
     RunExistsError,
     RunFailedError,
     RunStateError,
 )
-from holdfast.core.run import Status, Verdict, decode_view
-from holdfast.core.unit import AtVersion, Expectation, PutRecord, RecordRow, Unit, Write
+from holdfast.core.run import Status, Verdict
+from holdfast.core.unit import AtVersion, Expectation, PutRecord, Unit, Write
 from holdfast.runtime.history import History
 from holdfast.runtime.names import compare_names
 from holdfast.runtime.runs.artifact import Artifacts
+from holdfast.runtime.runs.checkpoint import Checkpoints
 from holdfast.runtime.runs.control import Control, Mode
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.fork import Fork, ForkPlan
@@ -47,11 +47,11 @@ from holdfast.runtime.runs.question import QuestionInfo, Questions
 from holdfast.runtime.runs.queue import Queues
 from holdfast.runtime.runs.retention import KEY_KIND, Retention
 from holdfast.runtime.runs.schedule import Schedules
+from holdfast.runtime.runs.search import Search, Sought
+from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.upkeep import Upkeep
 from holdfast.runtime.runs.view import KIND, Views
 from holdfast.store.port import Finding
-
-LISTED_MAX: Final = 10_000
 
 
 class Runs:
@@ -63,6 +63,9 @@ class Runs:
         artifacts: what runs left behind.
         queues: how many runs of a name run at once.
         schedules: runs that are started by the clock.
+        checkpoints: what runs had done at places in their journals.
+        search: finds runs, page by page, and counts them.
+        retention: removes runs that ended.
     """
 
     def __init__(
@@ -76,12 +79,14 @@ class Runs:
         self._views = views
         self._store = views.store
         self._executor = executor
-        self._retention = retention
+        self.retention = retention
         self._history = history
         self.questions = Questions(views)
         self.artifacts = Artifacts(views)
         self.queues = Queues(views)
         self.schedules = Schedules(views)
+        self.search = Search(views)
+        self.checkpoints = Checkpoints(views)
         self._control = Control(views, executor)
         self._upkeep = Upkeep(views)
 
@@ -107,7 +112,7 @@ class Runs:
 
     async def start(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., Any] | str,
         *args: Any,
         run_id: str | None = None,
         key: str | None = None,
@@ -119,7 +124,7 @@ class Runs:
         Start a run; when this returns, it is durable and goes on by itself.
 
         Args:
-            fn: an async function whose first parameter is the run.
+            fn: an async function whose first parameter is the run, or its name if registered.
             args: what it is called with behind the run.
             run_id: its id; drawn if not given.
             key: starting again with the same key returns the same run.
@@ -129,14 +134,21 @@ class Runs:
 
         Raises:
             RunExistsError: there is, or was, a run with this id.
-            EncodeError: an argument cannot be stored exactly.
+            EncodeError, FunctionNotFoundError: it cannot be started so.
         """
+        if isinstance(fn, str):
+            fn, args = self._views.functions.named(fn, args)
         id = self._store.world.ids.incarnation().hex() if run_id is None else run_id
         encode_name("run id", stream_of(id))
         if queue:
             check_word("queue", queue)
         said, also = self._views.started(
-            fn, args, labels=dict(labels or {}), queue=queue, priority=priority, key=key or ""
+            fn,
+            args,
+            labels=self._views.redaction(dict(labels or {})),
+            queue=queue,
+            priority=priority,
+            key=key or "",
         )
         return RunHandle(
             self, self._views, await self._begin(id, key, (*self._views.begin(id, said), *also))
@@ -167,6 +179,7 @@ class Runs:
             if conflict.kind not in (KEY_KIND, KIND):
                 raise
             raise RunExistsError(run_id=id) from None
+        tell_started(self._views.telemetry, KIND, writes)
         self._views.on_queued(id)
         return id
 
@@ -191,7 +204,7 @@ class Runs:
         Raises:
             RunNotFoundError: there is no such run.
         """
-        return RunInfo.of(run_id, (await self._views.get(run_id))[0])
+        return RunInfo.of(run_id, *await self._views.get(run_id))
 
     async def list(
         self,
@@ -214,26 +227,20 @@ class Runs:
             after: id behind which to go on.
             limit: how many at most.
         """
-        if not 1 <= limit <= LISTED_MAX:
-            raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
-        first = b"" if after is None else encode_key((after,)) + b"\0"
-        tag = None if status is None else Status(status).value
-        name = function if function is None or isinstance(function, str) else name_of(function)
-        wanted = (name, dict(labels or {}).items(), text)
-        found: list[RunInfo] = []
-        while len(found) < limit:
-            rows = await self._page(first, limit, tag)
-            infos = [RunInfo.of(row.key[0], decode_view(row.value or b"")) for row in rows]
-            found += [info for info in infos if _fits(info, *wanted)]
-            if len(rows) < limit:
-                break
-            first = encode_key(rows[-1].key) + b"\0"
-        return found[:limit]
-
-    async def _page(self, first: bytes, limit: int, tag: str | None) -> Sequence[RecordRow]:
-        return await self._store.read(
-            lambda reader: reader.records(KIND, first, prefix_end(b""), limit, tag)
+        sought = Sought(
+            status=None if status is None else Status(status),
+            function=function
+            if function is None or isinstance(function, str)
+            else name_of(function),
+            labels=labels or {},
+            text=text,
         )
+        found = await self.search.page(sought, after, limit)
+        infos = found.runs
+        while len(infos) < limit and found.after is not None:
+            found = await self.search.page(sought, found.after, limit - len(infos))
+            infos += found.runs
+        return infos
 
     async def ended(self, run_id: str) -> RunInfo:
         """
@@ -269,19 +276,21 @@ class Runs:
         """
         info = await self.ended(run_id)
         if info.status is Status.FAILED:
-            error = info.error
-            raise RunFailedError(
-                run_id=run_id,
-                type=error.type if error else "",
-                message=error.message if error else "",
-            )
+            error = info.error or Failure("")
+            raise RunFailedError(run_id=run_id, type=error.type, message=error.message)
         if info.status is Status.CANCELLED:
             raise RunCancelledError(run_id=run_id, reason=info.why, by=info.by)
         function = self._views.functions.find(info.function)
-        raw = await self._blob(info) if info.blob else bytes(info.result)
+        raw = await self._result(info)
         return codec.decode(raw) if function is None else function.result.decode(raw)
 
-    async def _blob(self, info: RunInfo) -> bytes:
+    async def plain_result(self, info: RunInfo) -> Any:
+        """Return the result of a run that succeeded as plain values."""
+        return codec.decode(await self._result(info))
+
+    async def _result(self, info: RunInfo) -> bytes:
+        if not info.blob:
+            return bytes(info.result)
         try:
             return await self._views.blobs.get(info.blob.hex())
         except BlobNotFoundError:
@@ -302,17 +311,20 @@ class Runs:
         """
         return await self.questions.answer(question_id, value, by=by, key=key)
 
-    async def signal(self, run_id: str, name: str, value: Any = None, *, by: str = "") -> None:
+    async def signal(self, run_id: str, name: str, value: Any = None, *, by: str = "") -> int:
         """
         Send something to a run, which takes it with `run.signal(name)`.
+
+        Returns:
+            Its sequence in the journal of the run.
 
         Raises:
             RunNotFoundError: there is no such run.
             RunStateError: it ended.
         """
         raw = msgspec.Raw(self._views.checked(value, "signal"))
-        said = SignalReceived(name, raw, self._views.wall(), by)
-        await self._views.put_in(run_id, "signal.received", said)
+        said = SignalReceived(name, raw, self._views.wall(), self._views.redaction.text(by))
+        return await self._views.put_in(run_id, "signal.received", said)
 
     async def resolve(self, run_id: str, step: str, verdict: Verdict, *, by: str = "") -> None:
         """
@@ -338,8 +350,9 @@ class Runs:
                 action="resolved",
                 reason=f"it waits for {view.waits or 'nothing'}, not for step {step}",
             )
+        text = self._views.redaction.text
         said = StepResolved(
-            name, int(n), verdict.kind, self._views.wall(), value, verdict.reason, by
+            name, int(n), verdict.kind, self._views.wall(), value, text(verdict.reason), text(by)
         )
         await self._views.put_in(run_id, "step.resolved", said)
 
@@ -464,7 +477,12 @@ class Runs:
         return [*await self._upkeep.compare(), *await compare_names(self._store)]
 
     async def retain(
-        self, seconds: float | None = None, *, newest: int | None = None, limit: int = 1_000
+        self,
+        seconds: float | None = None,
+        *,
+        newest: int | None = None,
+        limit: int = 1_000,
+        dry_run: bool = False,
     ) -> int:
         """
         Remove runs that ended, with their journals; by itself, see `runs_kept` of `Options`.
@@ -473,16 +491,9 @@ class Runs:
             seconds: those that ended longer ago.
             newest: all but so many that ended last.
             limit: how many at most.
+            dry_run: remove nothing; return how many would be.
 
         Returns:
             How many were removed; the newest version of a pipeline always stays.
         """
-        return await self._retention.retain(seconds, newest, limit)
-
-
-def _fits(info: RunInfo, function: str | None, labels: ItemsView[str, str], text: str) -> bool:
-    return (
-        function in (None, info.function)
-        and labels <= info.labels.items()
-        and (not text or text.casefold() in info.inputs.casefold())
-    )
+        return await self.retention.retain(seconds, newest, limit, dry_run=dry_run)

@@ -24,6 +24,7 @@ from holdfast.core.key import prefix_end
 from holdfast.core.refusal import ScheduleNotFoundError
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.runtime.names import commit_keeping
+from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Views
 
@@ -150,6 +151,7 @@ class Schedules:
             if getattr(conflict, "kind", KIND) != KIND:  # That run is there: only move on.
                 await self._views.store.commit(Unit((moved.put(),), tuple(expects[:1])))
             return
+        tell_started(self._views.telemetry, RUN_KIND, writes)
         self._views.on_queued(run_id)
 
     async def _rows(self) -> Sequence[RecordRow]:

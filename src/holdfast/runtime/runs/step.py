@@ -36,9 +36,11 @@ from holdfast.core.journal import (
 )
 from holdfast.core.refusal import StepFailedError
 from holdfast.core.run import Retry, Verdict
+from holdfast.core.telemetry import Ended
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.function import failure_of, placed, result_form
 from holdfast.runtime.runs.journal import Trial
+from holdfast.runtime.runs.telling import step_span, tell_step
 from holdfast.runtime.runs.view import event_of
 
 _ONE: Final = Retry(attempts=1)
@@ -130,6 +132,8 @@ class _Performance:
         self._asked = asked
         self._trial = trial
         self._name = f"{asked.name}#{asked.n}"
+        self._began = execution.now()
+        self._failed_by = "interrupted" if trial.interrupted else "error"
 
     async def run(self) -> Any:
         """Run it until it is over."""
@@ -151,7 +155,8 @@ class _Performance:
                     await self._give_up(error, None)
                 trial.attempts += 1
                 trial.spent += 1
-                began = execution.now()
+                self._tell_retry()
+                began = self._began = execution.now()
                 try:
                     await self._announce(began)
                     value = await self._call()
@@ -161,6 +166,11 @@ class _Performance:
                     return await self._succeeded(value, began)
             finally:
                 execution.end_work()
+
+    def _tell_retry(self) -> None:
+        telemetry = self._execution.views.telemetry
+        if telemetry.listens and self._trial.attempts > 1:
+            telemetry.tell("step.retried", {"reason": self._failed_by})
 
     async def _announce(self, began: float) -> None:
         asked, trial = self._asked, self._trial
@@ -172,6 +182,27 @@ class _Performance:
             self._execution.store.world.failpoints.reach("run.step_started")
 
     async def _call(self) -> Any:
+        """Call the function, within a span if somebody traces."""
+        telemetry = self._execution.views.telemetry
+        if not telemetry.traces:
+            return await self._called()
+        asked, execution, attempt = self._asked, self._execution, self._trial.attempts
+        span = step_span(
+            execution.run_id, execution.view, asked.name, asked.n, attempt, asked.effect.value
+        )
+        telemetry.begin(span)
+        ended = Ended(outcome="cancelled")
+        try:
+            value = await self._called()
+            ended = Ended(outcome="succeeded")
+            return value
+        except Exception as error:
+            ended = Ended(outcome="failed", error=type(error).__name__)
+            raise
+        finally:
+            telemetry.end(span, ended)
+
+    async def _called(self) -> Any:
         asked = self._asked
         before = current_step.set(Step(self._execution, asked.name, asked.n, self._trial.attempts))
         try:
@@ -191,10 +222,10 @@ class _Performance:
         value = execution.views.redaction(value)
         try:
             encoded = result_form(asked.fn).encode(value)
-            mark = None if asked.mark is None else asked.mark(value)
+            mark = None if asked.mark is None else execution.views.redaction(asked.mark(value))
             codec.encode(mark, "mark")
         except CodecError as error:
-            await self._give_up(failure_of(error), error)
+            await self._give_up(failure_of(error, self._execution.views.redaction), error)
         inline, blob, writes = placed(execution.run_id, encoded)
         said = StepSucceeded(
             asked.name,
@@ -212,6 +243,7 @@ class _Performance:
             await execution.append(event_of("step.succeeded", said), writes=writes)
         else:
             await execution.change(lambda _: [("step.succeeded", said)], *writes)
+        tell_step(execution.views.telemetry, asked.name, "succeeded", execution.now() - began)
         execution.store.world.failpoints.reach("run.step_recorded")
         return value
 
@@ -220,14 +252,15 @@ class _Performance:
     async def _attempt_failed(self, error: Exception, retry: Retry) -> None:
         asked, trial = self._asked, self._trial
         trial.failures += 1
+        self._failed_by = "timeout" if isinstance(error, TimeoutError) else "error"
         if trial.spent >= retry.attempts:
-            await self._give_up(failure_of(error), error)
+            await self._give_up(failure_of(error, self._execution.views.redaction), error)
         pause = retry.pause(trial.failures, secrets.randbelow(1_000_001) / 1_000_000)
         said = StepFailed(
             asked.name,
             asked.n,
             self._execution.now(),
-            failure_of(error),
+            failure_of(error, self._execution.views.redaction),
             trial.attempts,
             retry_in=pause,
             effect=asked.effect,
@@ -258,6 +291,7 @@ class _Performance:
             effect=asked.effect,
         )
         await execution.append(event_of("step.failed", said))
+        tell_step(execution.views.telemetry, asked.name, "failed", execution.now() - self._began)
         if not final:
             execution.gave_up = self._name
             execution.stop()
@@ -290,14 +324,15 @@ class _Performance:
             if verdict is None:
                 return None
             done = verdict.kind == "done"
-            value = result_form(asked.fn).encode(verdict.value) if done else NOTHING
+            plain = execution.views.redaction(verdict.value)
+            value = result_form(asked.fn).encode(plain) if done else NOTHING
             said = StepResolved(
                 asked.name,
                 asked.n,
                 verdict.kind,
                 execution.now(),
                 msgspec.Raw(value),
-                verdict.reason,
+                execution.views.redaction.text(verdict.reason),
                 "resolver",
             )
             await execution.change(lambda _: [("step.resolved", said)])

@@ -1,6 +1,7 @@
 """Upkeep of runs: what is shown is compared with the journals; timers outlive a boot."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from holdfast.core.deadline import rebased
@@ -9,11 +10,11 @@ from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.recovery import Phase, Step
 from holdfast.core.run import decode_view, encode_view
 from holdfast.core.unit import DeleteRecord, PutRecord, RecordRow, Unit
-from holdfast.runtime.boot import Progress
+from holdfast.runtime.boot import Planning, Progress
 from holdfast.runtime.listing import intact
 from holdfast.runtime.runs.journal import folded
 from holdfast.runtime.runs.view import KIND, TIMER_KIND, Timer, Views
-from holdfast.store.port import Finding
+from holdfast.store.port import Finding, Reads
 
 PAGE: Final = 500
 
@@ -64,15 +65,18 @@ class Timers:
         self._views = views
         self._store = views.store
 
-    async def plan(self) -> Sequence[Step]:
-        """Return how many timers count by the clock of an earlier boot."""
-        count = len(await self._foreign())
+    def look(self, reader: Reads) -> Planning:
+        """Count the timers that go by the clock of an earlier boot."""
+        return partial(self._plan, len(self._foreign(reader)))
+
+    async def _plan(self, count: int) -> Sequence[Step]:
+        """Return that they are set anew, if there are any."""
         return [Step(self.name, "rebase", "timers of an earlier boot", count)] if count else []
 
     async def execute(self, steps: Sequence[Step], progress: Progress) -> dict[str, Any]:
         """Set them anew, so that what the wall clock does from now on does not matter."""
         count = 0
-        while steps and (rows := await self._foreign()):
+        while steps and (rows := await self._store.read(self._foreign)):
             for row in rows:
                 await self._store.commit_early(self._rebased(row))
             count += len(rows)
@@ -89,13 +93,11 @@ class Timers:
         put: PutRecord = Timer(timer.run_id, timer.wait, deadline).put()
         return Unit((DeleteRecord(TIMER_KIND, row.key), put))
 
-    async def _foreign(self) -> list[RecordRow]:
+    def _foreign(self, reader: Reads) -> list[RecordRow]:
         here = encode_key((self._views.clock.store_time().domain,))
         spans = ((b"", here), (prefix_end(here), prefix_end(b"")))
-        return await self._store.read(
-            lambda reader: [
-                row
-                for first, until in spans
-                for row in reader.records(TIMER_KIND, first, until, PAGE, None)
-            ]
-        )
+        return [
+            row
+            for first, until in spans
+            for row in reader.records(TIMER_KIND, first, until, PAGE, None)
+        ]

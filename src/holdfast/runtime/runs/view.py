@@ -25,9 +25,9 @@ from holdfast.core.errors import (
     VersionConflictError,
 )
 from holdfast.core.event import Event
-from holdfast.core.journal import Payload, Started, TimerFired, encode_said
+from holdfast.core.journal import Payload, Started, TimerFired, encode_said, read_payload
 from holdfast.core.key import Key
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.refusal import RunNotFoundError, RunStateError
 from holdfast.core.run import RunView, Said, Status, arrive, begun, decode_view, encode_view
 from holdfast.core.unit import (
@@ -48,6 +48,7 @@ from holdfast.runtime.damage import Damages
 from holdfast.runtime.names import naming
 from holdfast.runtime.runs.function import INLINE_BYTES_MAX, Functions
 from holdfast.runtime.runs.journal import folded, stream_of
+from holdfast.runtime.runs.telling import tell_asked
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
@@ -116,25 +117,33 @@ class Views:
     Attributes:
         functions: what can be run here.
         damages: where damage is noted that somebody meets.
+        telemetry: who is told what happens.
         on_queued, on_arrival: called with the id of a run to which something happened here.
         on_wait: called when a run began to wait here, perhaps for a timer.
     """
 
-    def __init__(self, store: Store, redaction: Redaction, damages: Damages) -> None:
+    def __init__(self, store: Store, redaction: Redactor, damages: Damages) -> None:
         """Take the store."""
         self.store = store
         self.damages = damages
         self.functions = Functions()
         self.redaction = redaction
         self.clock: Clock = store.world.clock
-        self.blobs = Blobs(store)
+        self.telemetry = store.world.telemetry
+        self.blobs = Blobs(store, redaction)
         self.on_queued: Callable[[str], None] = lambda _: None
         self.on_wait: Callable[[], None] = lambda: None
         self.on_arrival: Callable[[str], None] = lambda _: None
 
     def commit(self, unit: Unit) -> Coroutine[None, None, Committed]:
         """Commit a unit of an owner, which passes also while the runtime is on its way out."""
-        return self.store.commit_early(unit)
+        committing = self.store.commit_early(unit)
+        return self._telling(unit, committing) if self.telemetry.listens else committing
+
+    async def _telling(self, unit: Unit, committing: Coroutine[None, None, Committed]) -> Committed:
+        committed = await committing
+        tell_asked(self.telemetry, unit)
+        return committed
 
     def wall(self) -> float:
         """Return the wall time."""
@@ -228,6 +237,22 @@ class Views:
             raise RunNotFoundError(run_id=run_id)
         return found
 
+    async def plain_args(self, run_id: str) -> list[Any]:
+        """
+        Return the arguments with which a run was started, as plain values.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        _, page = await self.store.events(stream_of(run_id), 0, 1)
+        started = page and read_payload(page[0].type, page[0].payload)
+        if not isinstance(started, Started):
+            raise RunNotFoundError(run_id=run_id)
+        if started.blob:
+            args: list[Any] = codec.decode(await self.blobs.get(started.blob.hex()))
+            return args
+        return [codec.decode(bytes(raw)) for raw in started.args]
+
     async def change(self, run_id: str, decide: Callable[[RunView], Change | None]) -> RunView:
         """
         Change a run from outside, deciding anew as long as somebody else is faster.
@@ -240,11 +265,17 @@ class Views:
             RunNotFoundError: there is no such run.
             HoldfastError: what `decide` raises, or what the store refuses.
         """
+        return (await self.changed(run_id, decide))[0]
+
+    async def changed(
+        self, run_id: str, decide: Callable[[RunView], Change | None]
+    ) -> tuple[RunView, Committed | None]:
+        """Change a run as `change` does; return how it is then, and what was committed."""
         for _ in range(TRIES_MAX):
             view, version = await self.get(run_id)
             change = decide(view)
             if change is None:
-                return view
+                return view, None
             unit = Unit(
                 (
                     Append(stream_of(run_id), events_of(change.events)),
@@ -254,13 +285,13 @@ class Views:
                 (AtVersion(KIND, (run_id,), version), *change.expects),
             )
             try:
-                await self.store.commit(unit)
+                committed = await self.store.commit(unit)
             except VersionConflictError as conflict:
                 if (conflict.kind, conflict.key) != (KIND, (run_id,)):
                     raise
                 continue
             self.tell(run_id, change.after)
-            return change.after
+            return change.after, committed
         raise RunStateError(
             run_id=run_id, state="changing", action="changed", reason="it changes all the time"
         )
@@ -279,9 +310,12 @@ class Views:
         said: Payload,
         writes: tuple[Write, ...] = (),
         expects: tuple[Expectation, ...] = (),
-    ) -> RunView:
+    ) -> int:
         """
         Put something into a run; who waits for it goes on.
+
+        Returns:
+            Its sequence in the journal.
 
         Raises:
             RunNotFoundError: there is no such run.
@@ -299,7 +333,8 @@ class Views:
             events, after = arrive(view, type, said, self.wall())
             return Change(events, after, writes, expects)
 
-        return await self.change(run_id, decide)
+        committed = (await self.changed(run_id, decide))[1]
+        return committed.events[0][1].sequence if committed is not None else 0
 
     async def fire(self, row: RecordRow) -> None:
         """Let a timer end its wait; of several who see that it is due, one does."""

@@ -22,6 +22,7 @@ import msgspec
 from holdfast.core.clock import Clock
 from holdfast.core.errors import CodecError, ConflictError, DamagedError
 from holdfast.core.key import Key
+from holdfast.core.telemetry import Telemetry
 from holdfast.core.unit import RecordRow, Unit, Write
 from holdfast.runtime.service import Service, breathe, carry_on
 from holdfast.runtime.sessions.image import Portion
@@ -103,7 +104,7 @@ class Flusher(Service):
         Raises:
             HoldfastError: a session could not be written; all others were tried all the same.
         """
-        oldest = self.oldest
+        oldest, began = self.oldest, self._clock.monotonic()
         waiting = list(self._dirty)
         work = _Work(self._store, self._dirty)
         for start in range(0, len(waiting), CHUNK_SESSIONS):
@@ -112,10 +113,24 @@ class Flusher(Service):
         self.report = FlushReport(
             work.sessions, work.size_bytes, oldest, len(work.failures), len(self._dirty)
         )
+        self._tell(began)
         if work.failures:
             raise work.failures[0]
         self.flushed_at = self._clock.monotonic()
         return self.report
+
+    def _tell(self, began: float) -> None:
+        """Tell whoever measures what a flush did, if there was anything to do."""
+        report, telemetry = self.report, self._store.world.telemetry
+        if telemetry.listens and (report.sessions or report.failures):
+            numbers = {
+                "seconds": self._clock.monotonic() - began,
+                "sessions": report.sessions,
+                "bytes": report.size_bytes,
+                "oldest": report.oldest,
+            }
+            result = {"result": "failed" if report.failures else "written"}
+            telemetry.tell("flush.finished", result, numbers)
 
 
 class _Work:
@@ -220,14 +235,16 @@ class Watchdog(Service):
         late: how often a look found the last flush too long ago.
     """
 
-    def __init__(self, flusher: Flusher) -> None:
-        """Take what is watched."""
+    def __init__(self, flusher: Flusher, telemetry: Telemetry) -> None:
+        """Take what is watched, and who is told."""
         super().__init__("flush-watchdog", flusher.interval)
         self._flusher = flusher
+        self._telemetry = telemetry
         self.late = 0
 
     async def tick(self) -> None:
         """Look once."""
         if self._flusher.late:
             self.late += 1
+            self._telemetry.tell("flush.late")
             log.warning("event=flush_late unflushed=%.3f", self._flusher.oldest)

@@ -19,6 +19,7 @@ acts on it: whoever makes a session expects the index to be as it was read.
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -30,8 +31,8 @@ from holdfast.core.key import Key
 from holdfast.core.recovery import Phase, Step
 from holdfast.core.unit import AtVersion, DeleteRecord, MendRecord, PatchRecord, Unit, Write
 from holdfast.core.world import World
-from holdfast.runtime.boot import Progress
-from holdfast.runtime.listing import every, tally
+from holdfast.runtime.boot import Planning, Progress
+from holdfast.runtime.listing import Page, every, first_page, tally
 from holdfast.runtime.sessions.image import ACTIVE, HEAD, IDENTITY, Head, candidate
 from holdfast.runtime.sessions.state import Shape
 from holdfast.store.port import Reads
@@ -137,9 +138,13 @@ class Identities:
         self._store = store
         self._commit = store.commit if serving else store.commit_early
 
-    async def plan(self) -> Sequence[Step]:
-        """Read the index; say how large it is, and how much of it is damaged."""
-        known, damaged = await tally(self._store, IDENTITY)
+    def look(self, reader: Reads) -> Planning:
+        """Read the first page of the index; most have no more."""
+        return partial(self._plan, first_page(reader, IDENTITY))
+
+    async def _plan(self, page: Page) -> Sequence[Step]:
+        """Read the rest of it; say how large it is, and how much of it is damaged."""
+        known, damaged = await tally(self._store, IDENTITY, begun=page)
         steps = [Step(self.name, "read the index", count=known)] if known else []
         if damaged:
             steps.append(

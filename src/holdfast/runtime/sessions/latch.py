@@ -18,6 +18,7 @@ from holdfast.core import codec
 from holdfast.core.deadline import Deadline, ending_in, rebased, remaining
 from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.store.store import Store
 
@@ -57,9 +58,10 @@ class _Kept(msgspec.Struct, frozen=True):
 class Latches:
     """The latches of a store."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, redaction: Redactor) -> None:
+        """Take the store, and what is not stored as it is."""
         self._store = store
+        self._redaction = redaction
 
     async def set(
         self, scope: str, key: str | Key, reason: str, *, ttl: float | None = None
@@ -76,7 +78,7 @@ class Latches:
         name = _name(scope, key)
         clock = self._store.world.clock
         deadline = None if ttl is None else ending_in(ttl, clock.store_time(), clock.wall())
-        kept = _Kept(reason, clock.wall(), deadline)
+        kept = _Kept(self._redaction.text(reason), clock.wall(), deadline)
         await self._store.commit(Unit((_put(name, kept),)))
         return self._latch(name, kept)
 

@@ -28,16 +28,10 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from holdfast.core.errors import (
-    DamagedError,
-    InvalidValueError,
-    VersionConflictError,
-)
+from holdfast.core.errors import DamagedError, InvalidValueError, VersionConflictError
 from holdfast.core.key import Key
-from holdfast.core.refusal import (
-    SessionArchivedError,
-    SessionClosedError,
-)
+from holdfast.core.redaction import Redactor
+from holdfast.core.refusal import SessionArchivedError, SessionClosedError
 from holdfast.core.tier import BUFFERED, DURABLE
 from holdfast.core.unit import Append, Committed, Expectation, RecordRow, Unit, Write, together
 from holdfast.runtime.history import History
@@ -69,6 +63,7 @@ class Surroundings(NamedTuple):
         image: returns what is known to be stored of a session.
         history: returns a stream by name.
         mark: called with a session whose buffered fields changed.
+        redaction: what is not stored as it is.
         used: makes room in memory for a session, before it is loaded.
         counted: called with what happened (`damaged`, `merged`, `expired`, `closed`) and how
             often.
@@ -78,6 +73,7 @@ class Surroundings(NamedTuple):
     image: Callable[[Shape, Key], Image]
     history: Callable[[str], History]
     mark: Callable[["Session[Any]"], None]
+    redaction: Redactor
     used: Callable[["Session[Any]"], Awaitable[None]]
     counted: Callable[[str, int], None]
 
@@ -166,14 +162,14 @@ class Session(Generic[T]):
         if self._image.left() == 0:
             self._around.counted("expired", 1)
             await self._remove()
-        self._defaults = self._shape.encode(self._shape.fresh())
+        self._defaults = self._shape.encode(self._shape.fresh(), self._around.redaction)
         self._take(known_values(self._shape, self._image.stored))
         self._loaded = True
 
     def _take(self, value: T) -> None:
         """Make this the value, with nothing unsaved."""
         self.value = value
-        self._now = self._shape.encode(value)
+        self._now = self._shape.encode(value, self._around.redaction)
         self._touched.clear()
         self._unsaved.clear()
 
@@ -284,7 +280,7 @@ class Session(Generic[T]):
                 end_watch(draft)
             self._store.check_admitted()  # What is buffered would not be written any more.
             self._shape.derive(draft)
-            now = self._shape.encode(draft)
+            now = self._shape.encode(draft, self._around.redaction)
             self._check_counters(base, draft)
             edited = _Edited(base, draft, before, now, touched)
             handed_over = True
@@ -397,7 +393,7 @@ class Session(Generic[T]):
             elif edited.now[name] == edited.before[name]:
                 setattr(edited.draft, name, copy.deepcopy(there))
         self._shape.derive(edited.draft)
-        edited.now.update(self._shape.encode(edited.draft))
+        edited.now.update(self._shape.encode(edited.draft, self._around.redaction))
 
     # Flushing.
 
@@ -485,7 +481,7 @@ class Session(Generic[T]):
         for name in set(self._shape.fields(DURABLE)) - kept if durable else ():
             setattr(value, name, exact[name].decode(self._clean(name)))
         self.value = self._shape.derive(value)
-        self._now = self._shape.encode(value)
+        self._now = self._shape.encode(value, self._around.redaction)
         self._find_unsaved()
         return True
 

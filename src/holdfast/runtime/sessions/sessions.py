@@ -27,6 +27,7 @@ from holdfast.core.errors import (
     VersionConflictError,
 )
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
+from holdfast.core.redaction import Redactor
 from holdfast.core.refusal import AmbiguousIdentityError
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.damage import Damages
@@ -37,6 +38,7 @@ from holdfast.runtime.sessions.identity import Found, Identities, Look, look
 from holdfast.runtime.sessions.image import ACTIVE, ARCHIVED, HEAD, Head, Image
 from holdfast.runtime.sessions.session import TRIES_MAX, Session, Surroundings
 from holdfast.runtime.sessions.state import Shape, shape_of
+from holdfast.runtime.sessions.stored import StoredSessions
 from holdfast.store.store import Store
 
 T = TypeVar("T")
@@ -72,6 +74,7 @@ class Sessions:
         counts: how often something happened that should be seldom: `damaged` records that
             began anew, writes `merged` with those of another runtime, sessions that `expired`
             or were `closed` elsewhere with changes unwritten, and those `evicted` from memory.
+        stored: the sessions of all classes as they are stored, for who does not know the class.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Sessions:
         damages: Damages,
         history: Callable[[str], History],
         limit: int,
+        redaction: Redactor,
     ) -> None:
         """Take the store, who flushes, and how many sessions are held in memory."""
         self._store = store
@@ -89,12 +93,14 @@ class Sessions:
         self._all: WeakValueDictionary[Key, Session[Any]] = WeakValueDictionary()
         self._shapes: dict[str, Shape] = {}
         self._held: OrderedDict[Key, Session[Any]] = OrderedDict()
+        self.stored = StoredSessions(store)
         self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._around = Surroundings(
             store,
             partial(Image, store, damages),
             history,
             flusher.mark,
+            redaction,
             self._make_room,
             self._count,
         )
@@ -126,6 +132,18 @@ class Sessions:
         if identities:
             session.wants(identities)
         return session
+
+    def known(self, name: str) -> type[object]:
+        """
+        Return the class of this name that this runtime has in use.
+
+        Raises:
+            InvalidValueError: it has none.
+        """
+        shape = self._shapes.get(name)
+        if shape is None:
+            raise InvalidValueError(what=f"class {name!r}", reason="is not in use in this runtime")
+        return shape.made
 
     async def find(
         self, kind: type[object], identities: Sequence[str], *, within: float | None = None

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, TypeVar, cast, dataclass_transform, over
 from holdfast.core import codec
 from holdfast.core.errors import DecodeError, InvalidValueError
 from holdfast.core.key import Key
+from holdfast.core.redaction import Redactor
 from holdfast.core.tier import DURABLE, EPHEMERAL, Tier
 from holdfast.runtime.exact import Exact
 
@@ -91,7 +92,7 @@ class Shape:
         self.version = version
         self.ttl = ttl
         self.history = False
-        self._made = made
+        self.made = made
         self._upcast = dict(upcast)
         declared = {one.name: _declared(self.name, one) for one in dataclasses.fields(made)}
         self._derived = {name: one.derived for name, one in declared.items() if one.derived}
@@ -132,7 +133,7 @@ class Shape:
             InvalidValueError: an annotation names what is not there, or cannot be stored.
         """
         try:
-            hints = typing.get_type_hints(self._made)
+            hints = typing.get_type_hints(self.made)
         except NameError as error:
             raise InvalidValueError(
                 what=self.name, reason=f"an annotation names {error.name!r}, which is not there"
@@ -142,7 +143,7 @@ class Shape:
 
     def fresh(self) -> Any:
         """Return the state of a session that was never saved."""
-        return self._made()
+        return self.made()
 
     def derive(self, value: Any) -> Any:
         """Set the derived fields of a state object, and return it."""
@@ -150,9 +151,9 @@ class Shape:
             setattr(value, name, derived(value))
         return value
 
-    def encode(self, value: object) -> dict[str, bytes]:
+    def encode(self, value: object, redaction: Redactor) -> dict[str, bytes]:
         """
-        Return the encoded stored fields of a state object.
+        Return the encoded stored fields of a state object, redacted.
 
         Raises:
             EncodeError: a field cannot be stored exactly; names it.
@@ -163,7 +164,7 @@ class Shape:
             settled = exact.settled(item)
             if settled is not item:
                 setattr(value, name, settled)
-            encoded[name] = exact.encode(settled)
+            encoded[name] = exact.encode(redaction.field(name, settled))
         return encoded
 
     def upcast(self, fields: Fields, version: int) -> Fields:

@@ -40,7 +40,7 @@ from holdfast.core.ledger import (
     encode_row,
     settled,
 )
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.refusal import (
     EffectUncertainError,
     EntrySupersededError,
@@ -78,11 +78,12 @@ class Book:
         trimmed: sequence before which it was trimmed.
     """
 
-    def __init__(self, store: Store, presence: Presence, redaction: Redaction) -> None:
+    def __init__(self, store: Store, presence: Presence, redaction: Redactor) -> None:
         """Take the store, and the presence whose lease is the right to own entries."""
         self.store = store
         self.presence = presence
         self.redaction = redaction
+        self.telemetry = store.world.telemetry
         self.open: dict[Key, Entry] = {}
         self.owed: dict[Key, Entry] = {}
         self.unsure: list[tuple[bytes, Key, EntryRow, Fence, bool]] = []
@@ -123,6 +124,15 @@ class Book:
         """Take an entry as in flight."""
         self.open[entry.key] = entry
         self._idle.clear()
+        if self.telemetry.listens:
+            self.telemetry.tell("entry.begun", {"kind": entry.row.terms.kind})
+
+    def judged(self, row: EntryRow) -> None:
+        """Take note that an entry was settled here."""
+        if self.telemetry.listens:
+            verdict = FAILED if row.outcome == FAILED else DONE
+            labels = {"kind": row.terms.kind, "verdict": verdict}
+            self.telemetry.tell("entry.judged", labels, {"count": 1})
 
     def drop(self, entry: "Entry") -> None:
         """Take an entry as no longer in flight here; a second time does nothing."""
@@ -268,6 +278,7 @@ class Entry:
         for record in committed.records:
             if (record.kind, record.key) == (KIND, self.key) and record.value is not None:
                 self.accept(decode_row(record.value), committed)
+        self._book.judged(self._row)
         self._book.drop(self)
 
     async def settle(self, outcome: object = DONE) -> None:
@@ -289,6 +300,7 @@ class Entry:
             except (StoreError, CancelledError):
                 self._book.owed[self.key] = self
                 raise
+        self._book.judged(self._row)
         self._book.drop(self)
         self._book.store.world.failpoints.reach("ledger.settled")
 

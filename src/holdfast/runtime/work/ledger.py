@@ -41,13 +41,8 @@ from holdfast.core.ledger import (
     resolved,
     stopped,
 )
-from holdfast.core.redaction import Redaction
-from holdfast.core.refusal import (
-    EntryHeldError,
-    EntryNotFoundError,
-    EntryStateError,
-    NotReadyError,
-)
+from holdfast.core.redaction import Redactor
+from holdfast.core.refusal import EntryHeldError, EntryNotFoundError, EntryStateError, NotReadyError
 from holdfast.core.unit import (
     AtVersion,
     CloseStream,
@@ -117,13 +112,14 @@ class Beginning:
 
 
 class Ledger:
-    """The work in flight on a store."""
+    """The work in flight on a store; while `paused` says why, nothing begins."""
 
-    def __init__(self, store: Store, presence: Presence, redaction: Redaction) -> None:
+    def __init__(self, store: Store, presence: Presence, redaction: Redactor) -> None:
         """Take the store, and the presence whose lease is the right to own work."""
         self._store = store
         self._presence = presence
         self._refused = False
+        self.paused: Callable[[], str] = lambda: ""
         self._book = Book(store, presence, redaction)
         presence.closing = self._closing
 
@@ -233,6 +229,7 @@ class Ledger:
         """
         self._store.check_admitted()
         path = as_key(key)
+        reason, by = self._book.redaction.text(reason), self._book.redaction.text(by)
         while True:
             record, row = await self._known(path)
             expects = (AtVersion(KIND, path, record.version),)
@@ -270,6 +267,7 @@ class Ledger:
         self._store.check_admitted()
         path = as_key(key)
         checked = self._book.checked(outcome, "outcome")
+        reason, by = self._book.redaction.text(reason), self._book.redaction.text(by)
         while True:
             record, row = await self._known(path)
             after = resolved(path, row, checked, by, reason)
@@ -383,6 +381,8 @@ class Ledger:
     ) -> Entry:
         if self._refused:
             raise NotReadyError(phase="draining", reason="nothing new begins")
+        if paused := self.paused():
+            raise NotReadyError(phase="paused", reason=paused)
         try:
             entry = await self._try(key, decide, ttl, also)
         except (LeaseExpiredError, StaleGenerationError) as error:

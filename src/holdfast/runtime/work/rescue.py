@@ -68,7 +68,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
-from holdfast.runtime.boot import Progress
+from holdfast.runtime.boot import Planning, Progress
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.listing import tally
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
@@ -174,10 +174,14 @@ class Rescue:
         self._damages = damages
         self._lock = asyncio.Lock()
 
-    async def plan(self) -> Sequence[Step]:
+    def look(self, reader: Reads) -> Planning:
+        """Read who did not say goodbye."""
+        return partial(self._plan, _everybody(reader))
+
+    async def _plan(self, everybody: "Sequence[_Present]") -> Sequence[Step]:
         """Return a step per dead runtime."""
         steps: list[Step] = []
-        for dead in await self.dead():
+        for dead in await self._dead_of(everybody):
             count = await self._count(dead)
             steps.append(Step(self.name, "rescue", f"epoch {dead.present.epoch}", count))
         return steps
@@ -205,13 +209,13 @@ class Rescue:
 
     async def dead(self) -> list[Dead]:
         """Return the runtimes that are proven dead, oldest first; changes nothing."""
-        present, damaged = await self._store.read(_everybody)
-        for damage in damaged:
-            await self._damages.note(damage)
+        return await self._dead_of(await self._store.read(_everybody))
+
+    async def _dead_of(self, everybody: "Sequence[_Present]") -> list[Dead]:
         found: list[Dead] = []
-        for record, here, lease in present:
+        for record, here, lease in everybody:
             if record.key[0] != self._presence.incarnation:
-                over = await self._over(here, record.key[0], lease, present)
+                over = await self._over(here, record.key[0], lease, everybody)
                 if over is not None:
                     found.append(Dead(record.key[0], record.version, here, over))
         return sorted(found, key=lambda dead: dead.present.epoch)
@@ -271,7 +275,9 @@ class Rescue:
                 chunk = left[start : start + PAGE]
                 parts = (chunk[at : at + TOGETHER] for at in range(0, len(chunk), TOGETHER))
                 states = await asyncio.gather(*(self._settle(part, dead, fence) for part in parts))
-                _note(rescued, zip(chunk, chain.from_iterable(states), strict=True))
+                settled = list(zip(chunk, chain.from_iterable(states), strict=True))
+                _note(rescued, settled)
+                self._tell(settled)
                 progress(len(chunk))
             rescued.runtimes.append(dead.present.epoch)
             rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
@@ -279,6 +285,13 @@ class Rescue:
         except FenceError:
             return Rescued()  # It took longer than the lease lasted; somebody else goes on.
         return rescued
+
+    def _tell(self, settled: Iterable[tuple[Left, EntryState | None]]) -> None:
+        """Tell whoever measures which verdicts were given."""
+        counts = Counter((left.row.terms.kind, state) for left, state in settled if state)
+        for (kind, state), count in counts.items():
+            labels = {"kind": kind, "verdict": state.value}
+            self._store.world.telemetry.tell("entry.judged", labels, {"count": count})
 
     async def _take(self, dead: Dead) -> Fence | None:
         """Take the lease of a dead runtime; None if somebody else did, or it lives."""
@@ -292,6 +305,8 @@ class Rescue:
             committed = await self._store.commit_early(Unit((grant,), expects))
         except (LeaseHeldError, VersionConflictError):
             return None
+        if not dead.over:
+            self._store.world.telemetry.tell("lease.expired")
         self._store.world.failpoints.reach("rescue.taken")
         row = committed.leases[0]
         return Fence(row.key, row.generation, row.incarnation)
@@ -413,13 +428,13 @@ class Rescue:
 _Present = tuple[RecordRow, Present, LeaseRow | None]
 
 
-def _everybody(reader: Reads) -> tuple[list[_Present], list[DamagedError]]:
+def _everybody(reader: Reads) -> list[_Present]:
     """Read who did not say goodbye, and the lease of each."""
     found: list[_Present] = []
     for record in reader.records(PRESENCE_KIND, b"", prefix_end(b""), _EVERYBODY, None):
         present = codec.decode_as(record.value or b"", Present, PRESENCE_KIND)
         found.append((record, present, reader.lease(lease_of(record.key[0]))))
-    return found, []
+    return found
 
 
 def _stops(some: Sequence[Left], reader: Reads) -> list[RecordRow | None]:

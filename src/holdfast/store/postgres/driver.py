@@ -38,10 +38,22 @@ from holdfast.store.options import Options
 from holdfast.store.own import OwnEvents
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
-from holdfast.store.port import Again, Answers, Changes, Finding, Opened, Verdict, commit_batch
+from holdfast.store.port import (
+    ALL,
+    Again,
+    Answers,
+    Changes,
+    Depth,
+    Finding,
+    Opened,
+    Verdict,
+    commit_batch,
+)
+from holdfast.store.postgres.archive import PostgresArchive
 from holdfast.store.postgres.connection import PostgresConnection, create_schema, parse
 from holdfast.store.postgres.transaction import PostgresTransaction
 from holdfast.store.reader import Reader
+from holdfast.store.vault import Vault
 from holdfast.store.verify import verify_rows
 
 SLICE: Final = 0.1
@@ -56,6 +68,7 @@ class PostgresDriver:
         self.location = parse(url)[0]
         self._url = url
         self.migrating: Callable[[], None] = lambda: None
+        self.vault: Vault | None = None
         self._options = options
         self._world = world
         self._main: PostgresConnection | None = None
@@ -149,7 +162,11 @@ class PostgresDriver:
             entry = rows.incarnation_row(epoch, id_, describe_owner(clock), clock.wall())
             main.run("add_incarnation", **entry)
             self._incarnation, self._epoch, self._entry = id_, epoch, entry
-        return rows.read_store(main.fetch("read_store")[0])[0]
+        for row in main.fetch("read_store"):
+            return rows.read_store(row)[0]
+        raise StoreNotFoundError(
+            store=self.location
+        )  # Tables, but nobody came so far to fill them.
 
     def close(self) -> None:
         """Say goodbye and release everything."""
@@ -188,8 +205,9 @@ class PostgresDriver:
             self._epoch,
             self._world,
             self._options.outcome_retention,
+            self.vault,
         )
-        answers = commit_batch(transaction, units, self._world.failpoints)
+        answers = commit_batch(transaction, units, self._world)
         self._number = max(self._number, transaction.number)
         self._own.note(answers.positions)
         return answers
@@ -224,7 +242,7 @@ class PostgresDriver:
         """Lend a reader on a connection of its own."""
         self._check_open()
         with self._readers.lend() as connection:
-            yield Reader(connection.fetch)
+            yield Reader(connection.fetch, self.vault)
 
     def wait_foreign(self, timeout: float) -> Changes:
         """Wait for a hint of another process, and look at the end of the wait in any case."""
@@ -242,10 +260,14 @@ class PostgresDriver:
         """Make `wait_foreign` return soon."""
         self._interrupt.set()
 
-    def verify(self) -> Iterator[Finding]:
-        """Read everything and yield what does not fit."""
+    def verify(self, depth: Depth = ALL) -> Iterator[Finding]:
+        """Read as much as is asked for and yield what does not fit."""
         with self.reading() as reader:
-            yield from verify_rows(reader)
+            yield from verify_rows(reader, depth)
+
+    def archive(self) -> PostgresArchive:
+        """Return the store as a whole, to be copied or filled."""
+        return PostgresArchive(self.location, self._connect, self._world)
 
     def _hint(self, timeout: float) -> bool:
         """Wait for a notification that is not our own."""

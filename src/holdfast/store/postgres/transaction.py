@@ -31,6 +31,8 @@ from holdfast.core.world import World
 from holdfast.store import effects
 from holdfast.store.port import Again, CommitFailed
 from holdfast.store.postgres.connection import PostgresConnection
+from holdfast.store.reader import Reader, learn_keys
+from holdfast.store.vault import Vault
 
 DOMAIN = "server"
 
@@ -45,8 +47,10 @@ class PostgresTransaction:
         epoch: int,
         world: World,
         retention: float,
+        vault: Vault | None,
     ) -> None:
         """Take the connection and who writes."""
+        self.vault = vault
         self._main = main
         self._incarnation = incarnation
         self._epoch = epoch
@@ -60,7 +64,7 @@ class PostgresTransaction:
     def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
         """Lock and load what is wanted, and take positions and a number."""
         self._state = State()
-        loading = effects.Loading(wanted, self._state)
+        loading = effects.Loading(wanted, self._state, self.vault)
         entered, *found, taken = self._main.fetch_together(
             [
                 ("enter_batch", {"incarnation": self._incarnation}),
@@ -88,7 +92,7 @@ class PostgresTransaction:
         self.number = self._taken
         row = effects.outcome(decision, self.number, self._epoch, self._position, moment)
         with main.together():
-            effects.write(main, decision, self._state, moment)
+            effects.write(main, decision, self._state, moment, self.vault)
             main.run_rows("add_outcome", [row])
         if self.number % effects.TRIM_EVERY == 0:
             effects.trim_outcomes(main, moment.wall - self._retention, self.number)
@@ -119,6 +123,10 @@ class PostgresTransaction:
                 self._main.script("ROLLBACK")
             except (StoreError, Again, psycopg.Error):
                 self._main.close()
+
+    def learn(self, number: int) -> None:
+        """Look which data keys there are, since one was met that is not known."""
+        learn_keys(Reader(self._main.fetch, self.vault), number)
 
     def committed(self, decision: Decision) -> None:
         """Keep nothing: other processes write too."""

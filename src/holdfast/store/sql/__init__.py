@@ -37,6 +37,7 @@ class Statement:
     parameters: tuple[str, ...]
     rows: bool
 
+    @cache  # noqa: B019 there are as many as a dialect has, each for a few counts
     def repeated(self, count: int) -> str:
         """
         Return the text for up to `count` rows, with `?` for each value.

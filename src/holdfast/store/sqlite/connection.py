@@ -38,7 +38,9 @@ _SIZES: Final = (1, 4, 16, 64, 128, 256, 512)
 class SqliteConnection:
     """One connection; used by one thread at a time."""
 
-    def __init__(self, target: str, *, writable: bool, vfs: str, busy_wait: float) -> None:
+    def __init__(
+        self, target: str, *, writable: bool, vfs: str, busy_wait: float, more: str = ""
+    ) -> None:
         """
         Open a connection.
 
@@ -47,6 +49,7 @@ class SqliteConnection:
             writable: may write, and create the file.
             vfs: name of the VFS, or "" for the default.
             busy_wait: seconds to wait for another process's transaction.
+            more: parameters of the file's URI.
 
         Raises:
             StoreRefusedError: the file cannot be opened.
@@ -56,9 +59,9 @@ class SqliteConnection:
             if writable
             else apsw.SQLITE_OPEN_READONLY
         )
-        name = target if target == ":memory:" else f"file:{quote(target)}?psow=0"
+        name = target if target == ":memory:" else f"file:{quote(target)}?psow=0{more}"
         self._statements = statements("sqlite")
-        self._repeated: dict[tuple[str, int], str] = {}
+        self._version = -1
         self.target = target
         with self.mapped():
             self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
@@ -73,18 +76,17 @@ class SqliteConnection:
 
     def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
         """Run a query; a list parameter is an array of byte strings."""
-        bound: dict[str, Any] = {
-            key: apsw.carray(tuple(cast(list[bytes], value))) if isinstance(value, list) else value
-            for key, value in parameters.items()
-        }
+        for key, value in parameters.items():
+            if isinstance(value, list):
+                parameters[key] = apsw.carray(tuple(cast("list[bytes]", value)))
         text = self._statements[name].text
         try:
-            return list(self.raw.execute(text, bound))
+            return list(self.raw.execute(text, parameters))
         except apsw.Error as error:
             raise as_store_error(self.target, error) from error
         except UnicodeDecodeError:
             with self.mapped():
-                return self._fetch_damaged(text, bound)
+                return self._fetch_damaged(text, parameters)
 
     def run(self, name: str, /, **parameters: Any) -> None:
         """Run a statement."""
@@ -102,7 +104,8 @@ class SqliteConnection:
             part = values[start : start + _SIZES[-1]]
             size = next(size for size in _SIZES if size >= len(part))
             empty = repeat(None, (size - len(part)) * width)
-            self.script(self._repeat(name, size), (*chain.from_iterable(part), *empty))
+            text = self._statements[name].repeated(size)
+            self.script(text, (*chain.from_iterable(part), *empty))
 
     def script(self, text: str, bindings: Sequence[Any] | None = None) -> None:
         """Run a statement by its text; the hot path, so without a context manager."""
@@ -126,6 +129,11 @@ class SqliteConnection:
             return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
         except apsw.Error as error:
             raise as_store_error(self.target, error) from error
+
+    def has_moved(self) -> bool:
+        """Return whether another connection has committed since this was asked last."""
+        before, self._version = self._version, self.pragma("data_version")
+        return bool(before != self._version)
 
     def schema(self) -> list[rows.Row]:
         """Return what SQLite keeps of every table, index and trigger, by name."""
@@ -192,12 +200,6 @@ class SqliteConnection:
             columns = zip(pairs[::2], pairs[1::2], strict=True)
             found.append([_text(value) if kind == "text" else value for value, kind in columns])
         return found
-
-    def _repeat(self, name: str, size: int) -> str:
-        text = self._repeated.get((name, size))
-        if text is None:
-            text = self._repeated[name, size] = self._statements[name].repeated(size)
-        return text
 
     def _demand(self, setting: str, found: object, needed: object) -> None:
         if found != needed:

@@ -23,7 +23,6 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +30,6 @@ import apsw
 
 from holdfast.core.errors import (
     ClosedError,
-    DamagedError,
     ForkedError,
     HoldfastError,
     ReadOnlyError,
@@ -40,30 +38,34 @@ from holdfast.core.errors import (
     StoreFullError,
     StoreNotFoundError,
 )
-from holdfast.core.failpoint import Failpoints
 from holdfast.core.ids import unit_lower_bound
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.store import rows
 from holdfast.store.files import SystemFiles
-from holdfast.store.migrate import Migration, Migrator, check, known, migrate
+from holdfast.store.migrate import Migrator, check, known, migrate
 from holdfast.store.options import Options
 from holdfast.store.own import OwnEvents
 from holdfast.store.owner import describe_owner
 from holdfast.store.pool import Pool
 from holdfast.store.port import (
+    ALL,
     Answers,
     Changes,
     CommitFailed,
+    Depth,
     Finding,
     Opened,
     Verdict,
     commit_batch,
 )
 from holdfast.store.reader import Reader
-from holdfast.store.sqlite.connection import SqliteConnection, as_store_error, check_library
+from holdfast.store.sqlite.archive import SqliteArchive
+from holdfast.store.sqlite.check import check_file, is_sound
+from holdfast.store.sqlite.connection import SqliteConnection, check_library
 from holdfast.store.sqlite.guard import APPLICATION_ID, Guard
 from holdfast.store.sqlite.transaction import Known, SqliteTransaction
+from holdfast.store.vault import Vault
 from holdfast.store.verify import verify_rows
 
 LOOK_EVERY: Final = 0.01
@@ -79,6 +81,7 @@ class SqliteDriver:
         """Take the main file (None for a store in memory) and the limits."""
         self.location = "sqlite:///:memory:" if path is None else f"sqlite:///{path}"
         self.migrating: Callable[[], None] = lambda: None
+        self.vault: Vault | None = None
         self._options = options
         self._world = world
         self._files = world.files or SystemFiles(world.failpoints)
@@ -89,17 +92,16 @@ class SqliteDriver:
         )
         self._target = ":memory:" if path is None else str(path)
         self._main: SqliteConnection | None = None
-        self._watcher: SqliteConnection | None = None
         self._readers = Pool(self._connect_reader, options.readers)
         self._main_lock = threading.RLock()
         self._interrupt = threading.Event()
         self._known = Known()
-        self._watched_version = -1
         self._watched_position = 0
         self._own = OwnEvents()
         self._log_pages = 0
         self._home_due = options.checkpoint_pages
         self._entry: dict[str, Any] = {}
+        self._applied: list[tuple[int, str, str]] = []
         self._stopped = False
         self._pid = os.getpid()
         self._inode: tuple[int, int] | None = None
@@ -129,6 +131,9 @@ class SqliteDriver:
             alone = self._guard.enter(
                 self._options.busy_wait, allow_unsafe=self._options.allow_unsafe
             )
+            if reading and not self._guard.path.exists():
+                # Locks and remains of what was never made, or was taken away whole.
+                raise StoreNotFoundError(store=self.location)
         try:
             notes = self._connect(alone)
             self.migrating()
@@ -141,7 +146,6 @@ class SqliteDriver:
                 raise
             raise self._guard.as_store_error(error) from error
         if self._guard is not None:
-            self._watcher = self._connect_reader()
             self._watched_position = self._known.position
             self._inode = self._guard.identity()
             self._guard.open_gate()
@@ -197,31 +201,31 @@ class SqliteDriver:
             SchemaNewerError, MigrationChangedError: it may be read, but not written.
             StoreRefusedError: the database is older than what was acknowledged.
         """
-        if guard.suspicion and not _sound(main):
+        if guard.suspicion and not is_sound(main):
             main.close()
             raise guard.refuse(guard.suspicion)
-        applied = Migrator(main, self._world.clock).applied()
+        self._applied = applied = Migrator(main, self._world.clock).applied()
         if not self._options.read_only:
             check(self.location, known("sqlite"), applied)
+        store_id = self._read_store(main) if applied else b""
         # The mark is read before the last transaction: others may commit in between.
-        marks, marked = guard.mark.exists(), None
+        marked = guard.mark.read(store_id)
         if applied:
-            marked = guard.mark.read(self._read_store(main))
             self._known.read_last(main)
         number = self._known.number
-        if not marks:
+        if marked is None:
             note = "no high-water mark was found, so an older copy would not be noticed"
             return [note] if number else []
-        if not self._known.store_id:
+        if not store_id:
             reason = "the main file holds no store, but its mark says there was one"
-        elif marked is None:
+        elif marked.number is None:
             reason = "the mark beside it belongs to another store"
-        elif marked > number:
+        elif marked.number > number:
             reason = (
-                f"it ends at transaction {number}, but {marked} was acknowledged; "
+                f"it ends at transaction {number}, but {marked.number} was acknowledged; "
                 "it is an older copy, or its log was lost"
             )
-        elif guard.home is not None and guard.home < guard.mark.read_home(self._known.store_id):
+        elif guard.home is not None and guard.home < marked.home:
             reason = "the main file is older than the log beside it"
         else:
             return []
@@ -238,15 +242,14 @@ class SqliteDriver:
         migrations = known("sqlite")
         migrator = Migrator(main, self._world.clock)
         if self._options.read_only:
-            applied = migrator.applied()
             if not self._known.store_id:
                 raise StoreNotFoundError(store=self.location)
             with suppress(HoldfastError):
-                check(self.location, migrations, applied)
-            return len(applied)
+                check(self.location, migrations, self._applied)
+            return len(self._applied)
         if self._guard is not None and main.pragma("application_id") == 0:
             main.pragma("application_id", APPLICATION_ID)
-        schema = migrate(self.location, migrator, migrations, self._world.failpoints)
+        schema = migrate(self.location, migrator, migrations, self._world.failpoints, self._applied)
         self._world.failpoints.reach("boot.migrated")
         return schema
 
@@ -255,7 +258,7 @@ class SqliteDriver:
         main, known, world = self._connection(), self._known, self._world
         wall = world.clock.wall()
         main.script("BEGIN IMMEDIATE")
-        if not self._read_store(main):
+        if not known.store_id:
             known.store_id = world.ids.incarnation()
             main.run("add_store", **rows.store_row(known.store_id, wall, 0))
         known.read_last(main)
@@ -280,15 +283,14 @@ class SqliteDriver:
     def close(self) -> None:
         """Bring the log home, say goodbye and release everything."""
         main, self._main = self._main, None
-        watcher, self._watcher = self._watcher, None
         if main is not None and self._known.epoch and os.getpid() == self._pid:
             with suppress(StoreError, apsw.Error):
                 self._leave(main)
-        self._readers.close()
-        for connection in (watcher, main):
-            if connection is not None:
-                with suppress(apsw.Error):
-                    connection.close()
+        with suppress(apsw.Error):
+            self._readers.close()
+        if main is not None:
+            with suppress(apsw.Error):
+                main.close()
         self._files.close()
         if self._guard is not None:
             self._guard.leave()
@@ -333,6 +335,7 @@ class SqliteDriver:
         if self._options.read_only:
             raise ReadOnlyError(store=self.location)
         with self._main_lock:
+            self._known.vault = self.vault
             transaction = SqliteTransaction(
                 main,
                 self._known,
@@ -342,11 +345,11 @@ class SqliteDriver:
                 self._options.outcome_retention,
             )
             try:
-                answers = commit_batch(transaction, units, self._world.failpoints)
+                answers = commit_batch(transaction, units, self._world)
             except CommitFailed:
                 self._stopped = True
                 raise
-        if self._watcher is not None:
+        if self._guard is not None:
             self._own.note(answers.positions)
         return answers
 
@@ -377,6 +380,7 @@ class SqliteDriver:
         starved = self._log_pages >= STARVED * limit
         self._home_due = self._log_pages + limit
         main = self._connection()
+        began = self._world.clock.monotonic()
         try:
             if starved:
                 with main.patience(READERS_WAIT):
@@ -388,6 +392,8 @@ class SqliteDriver:
         except StoreError as error:
             self._stopped = True
             raise CommitFailed(str(error)) from error
+        seconds = self._world.clock.monotonic() - began
+        self._world.telemetry.tell("store.compacted", {}, {"seconds": seconds})
 
     def relieve(self) -> None:
         """Give the ballast back after the disk was full."""
@@ -403,15 +409,15 @@ class SqliteDriver:
         main = self._connection()
         if self._guard is None:
             with self._main_lock:
-                yield Reader(main.fetch)
+                yield Reader(main.fetch, self.vault)
             return
         with self._readers.lend() as connection:
-            yield Reader(connection.fetch)
+            yield Reader(connection.fetch, self.vault)
 
     def wait_foreign(self, timeout: float) -> Changes:
         """Look every few milliseconds whether another opening has committed."""
         for _ in range(max(1, round(timeout / LOOK_EVERY))):
-            if (watcher := self._watcher) is not None and (changes := self._look(watcher)):
+            if changes := self._look():
                 return changes
             if self._interrupt.wait(LOOK_EVERY):
                 self._interrupt.clear()
@@ -422,50 +428,33 @@ class SqliteDriver:
         """Make `wait_foreign` return soon."""
         self._interrupt.set()
 
-    def verify(self) -> Iterator[Finding]:
-        """Read everything and yield what does not fit."""
+    def verify(self, depth: Depth = ALL) -> Iterator[Finding]:
+        """Read as much as is asked for and yield what does not fit."""
         with self.reading() as reader:
-            yield from verify_rows(reader)
-        yield from self._verify_file()
-
-    def _verify_file(self) -> list[Finding]:
-        lines: list[str] = []
+            yield from verify_rows(reader, depth)
         with self._main_lock:
-            try:
-                main = self._connection()
-                lines = [row[0] for row in main.raw.execute("PRAGMA integrity_check")]
-                if main.schema() != self._shipped_schema():
-                    lines.append("the schema is not the one that its migrations make")
-            except apsw.Error as error:
-                lines.append(str(as_store_error(self.location, error)))
-            except UnicodeDecodeError:
-                lines.append("the schema holds text that is none")
-        return [Finding("database", self.location, line) for line in lines if line != "ok"]
+            quick = depth.level != "full"
+            yield from check_file(self._connection(), self.location, quick=quick)
 
-    def _shipped_schema(self) -> list[rows.Row]:
-        """Return the schema that the applied migrations make; a newer one is not known here."""
-        applied = len(Migrator(self._connection(), self._world.clock).applied())
-        if applied > len(known("sqlite")):
-            return self._connection().schema()
-        return _schema_of(known("sqlite")[:applied])
+    def archive(self) -> SqliteArchive:
+        """Return the store as a whole, to be copied or filled."""
+        return SqliteArchive(self._target, self._guard, self._options, self._world)
 
-    def _look(self, watcher: SqliteConnection) -> Changes | None:
-        version = watcher.pragma("data_version")
-        if version == self._watched_version:
+    def _look(self) -> Changes | None:
+        if self._guard is None or self._main is None:
             return None
-        self._watched_version = version
-        reader = Reader(watcher.fetch)
-        number, position = max(map(tuple, watcher.fetch("last_outcome")), default=(0, 0))
-        foreign, self._known.foreign = self._known.foreign, False
-        if not foreign and number <= self._known.number:
-            # Up to there everything was told, or is ours.
-            self._watched_position = position
-            self._own.take(position)
-            return None
-        after, self._watched_position = self._watched_position, reader.horizon()
-        own = self._own.take(self._watched_position)
-        names = reader.changed_streams(after, self._watched_position, own)
-        return Changes(tuple(names), foreign=True)
+        with self._readers.lend_at_once() as connection:
+            if not connection.has_moved():
+                return None
+            number, position = max(map(tuple, connection.fetch("last_outcome")), default=(0, 0))
+            foreign, self._known.foreign = self._known.foreign, False
+            # There is one writer at a time, so up to there every position is taken or free.
+            after, self._watched_position = self._watched_position, position
+            own = self._own.take(position)
+            if not foreign and number <= self._known.number:
+                return None  # Everything was told, or is ours.
+            names = Reader(connection.fetch).changed_streams(after, position, own)
+            return Changes(tuple(names), foreign=True)
 
     def _on_log(self, connection: apsw.Connection, schema: str, pages: int) -> int:
         """Note how long the log is, shorter if it began anew; called by SQLite after a commit."""
@@ -480,21 +469,3 @@ class SqliteDriver:
         if self._main is None:
             raise ClosedError(store=self.location)
         return self._main
-
-
-def _sound(main: SqliteConnection) -> bool:
-    try:
-        return bool(main.pragma("quick_check") == "ok")
-    except (DamagedError, UnicodeDecodeError):
-        return False
-
-
-@cache
-def _schema_of(migrations: tuple[Migration, ...]) -> list[rows.Row]:
-    """Return the schema that migrations make, in a store of its own in memory."""
-    fresh = SqliteConnection(":memory:", writable=True, vfs="", busy_wait=0.0)
-    try:
-        migrate("memory", Migrator(fresh, World().clock), migrations, Failpoints())
-        return fresh.schema()
-    finally:
-        fresh.close()

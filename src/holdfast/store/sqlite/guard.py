@@ -34,22 +34,26 @@ import errno
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import threading
-from functools import cache
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
 from holdfast.core.errors import (
     StoreBusyError,
     StoreError,
+    StoreExistsError,
     StoreFullError,
     StoreRefusedError,
     UnsafeStoreError,
 )
 from holdfast.core.failpoint import Failpoints
 from holdfast.core.files import Files
-from holdfast.store.files import remove_leftovers
+from holdfast.store.files import TEMPORARY, remove_leftovers, sync_folder
 from holdfast.store.sqlite.mark import Mark
 from holdfast.store.sqlite.wal import HEADER_BYTES, examine
 
@@ -59,6 +63,8 @@ _LOOK_AGAIN: Final = 0.02
 _SHOWN_BYTES_MAX: Final = 64
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"
+# By device number, for all openings of a process.
+_SYSTEMS: Final[dict[int, str]] = {}
 _NETWORK: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "fuse.sshfs"}
 )
@@ -91,6 +97,7 @@ class Guard:
         self.wal = path.with_name(path.name + "-wal")
         self.folder = path.with_name(path.name + "-holdfast")
         self.mark = Mark(self.folder / "mark", files, sync=strict)
+        self._journal = path.with_name(path.name + "-journal")
         self._ballast = self.folder / "ballast"
         self._files = files
         self._failpoints = failpoints
@@ -143,6 +150,69 @@ class Guard:
                 "stop that process first"
             )
         fcntl.flock(self._life, fcntl.LOCK_SH)
+
+    @contextmanager
+    def building(self, wait: float) -> Generator[tuple[Path, Callable[[bytes, int], None]]]:
+        """
+        Keep the place to ourselves while a store is made for it.
+
+        Lends a path beside it, where the file is to be built and synced, and what puts it into
+        its place and marks it. Remains of a former store, such as its log, are put aside first:
+        SQLite would take them for those of the new one.
+
+        Raises:
+            StoreExistsError: there is a store.
+            StoreBusyError: somebody has one open here, or is about to.
+        """
+        if not self.path.parent.is_dir():
+            raise self._unopened(f"the folder {self.path.parent} does not exist; create it first")
+        self._files.make_folder(self.folder)
+        self._gate = self._lock_file("gate")
+        try:
+            _lock_within(self._gate, wait)
+            self._life = self._lock_file("life")
+            if not _try_lock(self._life, fcntl.LOCK_EX):
+                raise StoreBusyError(waited=0.0)
+            if self.path.exists():
+                raise StoreExistsError(store=str(self.path))
+            remove_leftovers(self.path)
+            path = self.path.with_name(f"{self.path.name}{TEMPORARY}{secrets.token_hex(8)}")
+            try:
+                yield path, partial(self._place, path)
+            finally:
+                path.unlink(missing_ok=True)
+                path.with_name(path.name + "-journal").unlink(missing_ok=True)
+        finally:
+            self._files.close()
+            self.leave()
+
+    def _place(self, built: Path, store_id: bytes, number: int) -> None:
+        """Give a file that is durable its name, unless the name is taken."""
+        self._put_aside()
+        sync_folder(built.parent)
+        try:
+            os.link(built, self.path)
+        except FileExistsError as error:
+            raise StoreExistsError(store=str(self.path)) from error
+        built.unlink()
+        sync_folder(self.path.parent)
+        self.mark.start(store_id, number)
+
+    def _put_aside(self) -> None:
+        """Keep what is left of a former store where nothing takes it for the new one's."""
+        siblings = [self.path.with_name(f"{self.path.name}-{end}") for end in ("wal", "shm")]
+        siblings += [self.path.with_name(f"{self.path.name}-journal"), self.mark.path]
+        there = [one for one in siblings if one.exists()]
+        if not there:
+            return
+        kept = self.folder / "kept"
+        self._files.make_folder(kept)
+        target = kept / f"replaced-{1 + sum(1 for _ in kept.iterdir()):04d}"
+        self._files.make_folder(target)
+        for one in there:
+            one.rename(target / one.name)
+            sync_folder(one.parent)
+        sync_folder(target)
 
     def found(self) -> bool:
         """Return whether anything of a store is there."""
@@ -204,10 +274,9 @@ class Guard:
         return repr(self.identity()).encode()
 
     def _look(self) -> None:
-        size = self.path.stat().st_size if self.path.exists() else 0
-        log = self.wal.stat().st_size if self.wal.exists() else 0
-        if size == 0:
-            state = "is empty" if self.path.exists() else "is missing"
+        found, log = _size(self.path), _size(self.wal) or 0
+        if not found:
+            state = "is missing" if found is None else "is empty"
             if log > HEADER_BYTES:
                 raise self.refuse(f"the main file {state}, but its log holds {log} bytes")
             if self.mark.exists():
@@ -215,8 +284,8 @@ class Guard:
             return
         if self._is_half_made():
             return
-        logged = self._look_at_log(size) if log else frozenset[int]()
-        self._look_at_main(size, log, logged)
+        logged = self._look_at_log(found) if log else frozenset[int]()
+        self._look_at_main(found, log, logged)
 
     def _look_at_main(self, size: int, log: int, logged: frozenset[int]) -> None:
         with self.path.open("rb") as file:
@@ -243,8 +312,7 @@ class Guard:
         Its journal, synced before the first byte of the main file, says that there was nothing,
         and SQLite goes back to that. Later there is a log instead, and a mark.
         """
-        journal = self.path.with_name(self.path.name + "-journal")
-        return journal.exists() and not self.wal.exists() and not self.mark.exists()
+        return self._journal.exists() and not self.wal.exists() and not self.mark.exists()
 
     def _look_at_log(self, size: int) -> frozenset[int]:
         """Return the pages that the log holds."""
@@ -288,7 +356,7 @@ class Guard:
             raise self._unopened(f"the folder {folder} does not exist; create it first")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise self._unopened(f"the folder {folder} cannot be written")
-        system = file_system(folder, mount_table())
+        system = _file_system_of(folder)
         if system in _NETWORK:
             self.durability = f"unsafe: file system {system}"
         if system in _NETWORK and not allow_unsafe:
@@ -324,6 +392,22 @@ def file_system(folder: Path, mounts: str) -> str:
         if inside and len(point) >= len(best):
             best, kind = point, name
     return kind
+
+
+def _file_system_of(folder: Path) -> str:
+    """Return the type of the file system a folder is on; a device keeps its type."""
+    device = folder.stat().st_dev
+    if device not in _SYSTEMS:
+        _SYSTEMS[device] = file_system(folder, mount_table())
+    return _SYSTEMS[device]
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, or None if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _try_lock(descriptor: int, how: int) -> bool:

@@ -21,12 +21,26 @@ operating system had not written back; with `sync` it is never behind an acknowl
 
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from holdfast.core.files import Files
 
 SLOT_BYTES = 16
 SLOT_DISTANCE = 4096
 _HOME_OFFSET = 2 * SLOT_DISTANCE
+
+
+class Marked(NamedTuple):
+    """
+    What a mark says.
+
+    Attributes:
+        number: of the last transaction that was acknowledged; None if no slot fits the store.
+        home: how often the log was brought home, as far as it was remembered.
+    """
+
+    number: int | None
+    home: int
 
 
 class Mark:
@@ -42,23 +56,19 @@ class Mark:
         """Return whether a mark was ever written here."""
         return bool(self._files.read(self.path))
 
-    def read(self, store_id: bytes) -> int | None:
-        """Return the highest number marked for this store, or None if no slot fits it."""
-        data = self._files.read(self.path) or b""
-        slots = (data[offset : offset + SLOT_BYTES] for offset in (0, SLOT_DISTANCE))
-        numbers = [int.from_bytes(slot[:8], "big") for slot in slots if _fits(slot, store_id)]
-        return max(numbers, default=None)
+    def read(self, store_id: bytes) -> Marked | None:
+        """Return what is marked for this store, or None if no mark was ever written here."""
+        data = self._files.read(self.path)
+        if not data:
+            return None
+        slots = [data[at : at + SLOT_BYTES] for at in (0, SLOT_DISTANCE, _HOME_OFFSET)]
+        *numbers, home = [_number_in(slot, store_id) for slot in slots]
+        return Marked(max((n for n in numbers if n is not None), default=None), home or 0)
 
     def start(self, store_id: bytes, number: int) -> None:
         """Make the mark, durable and whole or not at all; done once, before the first answer."""
         slot = _slot(store_id, number)
         self._files.replace(self.path, slot.ljust(SLOT_DISTANCE, b"\0") + slot)
-
-    def read_home(self, store_id: bytes) -> int:
-        """Return how often the log was brought home, as far as it was remembered."""
-        data = self._files.read(self.path) or b""
-        slot = data[_HOME_OFFSET : _HOME_OFFSET + SLOT_BYTES]
-        return int.from_bytes(slot[:8], "big") if _fits(slot, store_id) else 0
 
     def write_home(self, store_id: bytes, count: int) -> None:
         """Remember that the log was brought home; behind the truth it does no harm."""
@@ -75,5 +85,7 @@ def _slot(store_id: bytes, number: int) -> bytes:
     return encoded + blake2b(store_id + encoded, digest_size=8).digest()
 
 
-def _fits(slot: bytes, store_id: bytes) -> bool:
-    return len(slot) == SLOT_BYTES and slot == _slot(store_id, int.from_bytes(slot[:8], "big"))
+def _number_in(slot: bytes, store_id: bytes) -> int | None:
+    """Return what a slot holds, or None if it does not fit the store."""
+    number = int.from_bytes(slot[:8], "big")
+    return number if slot == _slot(store_id, number) else None

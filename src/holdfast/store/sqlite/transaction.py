@@ -19,8 +19,10 @@ from holdfast.core.errors import IncarnationFencedError
 from holdfast.core.world import World
 from holdfast.store import effects
 from holdfast.store.port import CommitFailed
+from holdfast.store.reader import Reader, learn_keys
 from holdfast.store.sqlite.connection import SqliteConnection, as_store_error
 from holdfast.store.sqlite.guard import Guard
+from holdfast.store.vault import Vault
 
 KEPT_ROWS_MAX: Final = 50_000
 KEPT_VALUE_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -40,6 +42,7 @@ class Known:
         self.position = 0
         self.foreign = False
         self.mark_failures = 0
+        self.vault: Vault | None = None
         self._value_bytes = 0
 
     def forget(self) -> None:
@@ -84,6 +87,7 @@ class SqliteTransaction:
         self._positions = count()
         self._number = known.number
         self._position = known.position
+        self.vault = known.vault
 
     def begin(self, wanted: Needs) -> tuple[State, Moment, Iterator[int]]:
         """Take the write lock and load what is wanted and not known."""
@@ -96,7 +100,7 @@ class SqliteTransaction:
         self._world.failpoints.reach("commit.begun")
         if self._main.raw.data_version() != known.data_version:
             self._look_again()
-        effects.load(self._main, wanted, known.state)
+        effects.load(self._main, wanted, known.state, self.vault)
         clock = self._world.clock
         self._positions = count(known.position + 1)
         moment = Moment(clock.wall(), clock.store_time(), known.incarnation)
@@ -119,7 +123,7 @@ class SqliteTransaction:
     def write(self, decision: Decision, moment: Moment) -> None:
         """Write all effects and the outcome."""
         known = self._known
-        effects.write(self._main, decision, known.state, moment)
+        effects.write(self._main, decision, known.state, moment, self.vault)
         number = known.number + 1
         # The iterator has given out every position up to the one before its next.
         position = next(self._positions) - 1
@@ -146,6 +150,10 @@ class SqliteTransaction:
         except apsw.Error:
             # Nothing was committed either way; the next BEGIN says what is wrong.
             self._known.forget()
+
+    def learn(self, number: int) -> None:
+        """Look which data keys there are, since one was met that is not known."""
+        learn_keys(Reader(self._main.fetch, self.vault), number)
 
     def committed(self, decision: Decision) -> None:
         """Keep what the batch changed, and move the mark."""

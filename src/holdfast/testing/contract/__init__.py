@@ -18,7 +18,7 @@ a module for your tests, say how your store is opened, and take the classes over
 `contract.ALL` lists the classes. Each test opens the store through the fixture, so give each
 an empty one. A store that ends with its process is `contract.Opener(..., keeps=False)`; claims
 about opening again are then skipped, and say so. A driver of your own goes in as
-`Opening(Store(driver, options, world), 30.0, Redaction())`.
+`Opening(Store(driver, options, world), 30.0, Redactor())`.
 
 Random claims show their seed when they fail; set `HOLDFAST_SEED` to replay one.
 """

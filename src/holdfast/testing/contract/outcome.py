@@ -5,7 +5,8 @@ import asyncio
 from holdfast.core.errors import OutcomeForgottenError, SequenceConflictError
 from holdfast.core.event import Event
 from holdfast.core.unit import Append, AtSequence, Unit
-from holdfast.runtime.runtime import Outcome, Runtime
+from holdfast.runtime.outcome import Outcome
+from holdfast.runtime.runtime import Runtime
 from holdfast.testing.contract.claim import Opener, asynchronous, equal, refused
 
 __all__ = ["OutcomeContract"]

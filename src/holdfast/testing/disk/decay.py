@@ -41,6 +41,7 @@ from holdfast.testing.disk.acts import Noted, Recording, read_image
 from holdfast.testing.disk.damage import IN_PLACE, WHOLE_FILE, Damage, Image, Kind, draw
 from holdfast.testing.disk.images import Scratch, cut_at
 from holdfast.testing.disk.power import CASES, NAME, PowerLoss
+from holdfast.testing.disk.sums import remembered_sums
 from holdfast.testing.judge import Tally, content
 from holdfast.testing.workload import states_of, steps_of
 
@@ -121,7 +122,7 @@ class Decay:
             harms: how many.
             enough: stop after so many failures; 0 for no limit.
         """
-        with Scratch() as scratch:
+        with Scratch() as scratch, remembered_sums():
             moment = older = 0
             for number in range(harms):
                 if number % _PATIENCE == 0:

@@ -39,6 +39,7 @@ __all__ = [
     "cut_at",
     "cuts",
     "images",
+    "remove_image",
     "write_image",
 ]
 
@@ -228,6 +229,17 @@ def write_image(image: Image, folder: Path) -> None:
             file.write(content)
 
 
+def remove_image(folder: str) -> None:
+    """Remove a folder and what is in it; nobody else changes it, so names are enough."""
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                remove_image(entry.path)
+            else:
+                os.unlink(entry.path)  # noqa: PTH108
+    os.rmdir(folder)  # noqa: PTH106
+
+
 class Scratch:
     """A place for one image at a time, in memory where the system offers that."""
 
@@ -256,7 +268,8 @@ class Scratch:
 
     def lay(self, image: Image) -> Path:
         """Remove the image before, write this one, and return its folder."""
-        shutil.rmtree(self._root / str(self._laid), ignore_errors=True)
+        if self._laid:
+            remove_image(f"{self._root}/{self._laid}")
         self._laid += 1
         folder = self._root / str(self._laid)
         write_image(image, folder)

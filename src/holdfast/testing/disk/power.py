@@ -50,6 +50,7 @@ from holdfast.testing.disk.images import (
     cuts,
     images,
 )
+from holdfast.testing.disk.sums import remembered_sums
 from holdfast.testing.judge import Found, Tally, examine, promised, recover
 from holdfast.testing.workload import perform, states_of, steps_of
 
@@ -276,7 +277,7 @@ class PowerLoss:
             enough: stop after so many failures; 0 for no limit.
         """
         tally = self.tally
-        with Scratch() as scratch, Scratch() as inner:
+        with Scratch() as scratch, Scratch() as inner, remembered_sums():
             places = _Places(scratch, inner)
             for cut in self._cuts(only_cut, first):
                 tally.cuts += 1
@@ -401,9 +402,8 @@ def _left(folder: Path, store_id: bytes) -> object:
         for name, content in read_image(folder).items()
         if not name.endswith("-holdfast/mark")
     }
-    said = (mark.exists(), mark.read(store_id), mark.read_home(store_id))
     # By their contents, not by a digest: there are few different ones, and comparing is quicker.
-    return tuple(sorted(files.items())), said
+    return tuple(sorted(files.items())), mark.read(store_id)
 
 
 def _ignore(_: object) -> None:

@@ -204,6 +204,7 @@ def serve() -> None:
         function = getattr(import_module(module), name)
         if request.get("here"):
             function(request["argument"])
+            gc.freeze()
             ended = 0
         else:
             ended = _fork(function, request["argument"], request["after"])

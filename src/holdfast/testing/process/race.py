@@ -20,11 +20,11 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
-from typing import IO, Any, Final, cast
+from typing import Any, Final
 
 import holdfast
 from holdfast import Run
@@ -269,8 +269,7 @@ def race(
     things = [f"{chosen[number % len(chosen)]}/{number}" for number in range(rounds)]
     _leave_behind(url, [thing for thing in things if _claim_of(thing).leave is not None])
     won: dict[str, list[str]] = {thing: [] for thing in things}
-    with ExitStack() as stack:
-        everybody = [stack.enter_context(_Racer(url, f"r{n}", seed)) for n in range(racers)]
+    with _started(url, [f"r{n}" for n in range(racers)], seed) as everybody:
         for start in range(0, rounds, _CALLED_TOGETHER):
             rng.shuffle(everybody)
             for racer in everybody:
@@ -318,35 +317,67 @@ async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
 class _Racer:
     """One process, seen from outside."""
 
-    def __init__(self, url: str, name: str, seed: int) -> None:
+    def __init__(self, name: str, to: int, by: int) -> None:
         self.name = name
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", __name__, url, name, str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> "_Racer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        cast(IO[str], self._child.stdin).close()
-        self._child.wait()
-        cast(IO[str], self._child.stdout).close()
+        self._to, self._by = os.fdopen(to, "w"), os.fdopen(by)
 
     def call(self, things: list[str]) -> None:
         """Say what there is to be had now."""
-        stdin = cast(IO[str], self._child.stdin)
-        stdin.write(json.dumps(things) + "\n")
-        stdin.flush()
+        self._to.write(json.dumps(things) + "\n")
+        self._to.flush()
 
     def hear(self) -> list[str]:
         """Return what this racer got."""
-        line = cast(IO[str], self._child.stdout).readline()
+        line = self._by.readline()
         if not line:
-            raise RuntimeError(f"racer {self.name} ended with {self._child.wait()}")
+            raise RuntimeError(f"racer {self.name} ended")
         return list(json.loads(line))
+
+    def close(self) -> None:
+        """Let it end."""
+        self._to.close()
+        self._by.close()
+
+
+@contextmanager
+def _started(url: str, names: Sequence[str], seed: int) -> Generator[list[_Racer]]:
+    """Lend racers; one process imports everything once, and forks them."""
+    pipes = {name: (*os.pipe(), *os.pipe()) for name in names}
+    theirs = {name: (hears, says) for name, (hears, _, _, says) in pipes.items()}
+    starter = subprocess.Popen(
+        [sys.executable, "-m", __name__, url, str(seed), json.dumps(theirs)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[end for ends in theirs.values() for end in ends],
+    )
+    for end in (end for ends in theirs.values() for end in ends):
+        os.close(end)
+    racers = [_Racer(name, to, by) for name, (_, to, by, _) in pipes.items()]
+    try:
+        yield racers
+    finally:
+        for racer in racers:
+            racer.close()
+        starter.wait()
+
+
+def _start_all(url: str, seed: int, ends: Mapping[str, tuple[int, int]]) -> None:
+    """Fork the racers and wait for their ends."""
+    children: list[int] = []
+    for name, (hears, says) in ends.items():
+        child = os.fork()
+        if not child:
+            os.dup2(hears, 0)
+            os.dup2(says, 1)
+            # Whoever listens has to notice when this one ends, whether others live or not.
+            for end in (end for others in ends.values() for end in others):
+                os.close(end)
+            asyncio.run(_run(url, name, seed))
+            os._exit(0)
+        children.append(child)
+    for end in (end for both in ends.values() for end in both):
+        os.close(end)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 async def _run(url: str, name: str, seed: int) -> None:
@@ -377,4 +408,4 @@ if __name__ == "__main__":
     if len(sys.argv) == 2:
         asyncio.run(_die(sys.argv[1], json.loads(sys.stdin.read())))
     else:
-        asyncio.run(_run(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+        _start_all(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

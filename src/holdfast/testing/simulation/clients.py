@@ -31,7 +31,8 @@ from holdfast.core.unit import (
     RenewLease,
     Unit,
 )
-from holdfast.runtime.runtime import Outcome, Runtime
+from holdfast.runtime.outcome import Outcome
+from holdfast.runtime.runtime import Runtime
 from holdfast.testing.simulation.instance import LoopStore
 from holdfast.testing.simulation.virtual import BrokenError, VirtualLoop
 

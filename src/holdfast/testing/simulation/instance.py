@@ -21,12 +21,13 @@ import apsw
 from holdfast.core.clock import Clock, StoreTime
 from holdfast.core.errors import FenceError, StoreBusyError
 from holdfast.core.ids import Ids
-from holdfast.core.redaction import Redaction
+from holdfast.core.redaction import Redactor
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
 from holdfast.runtime import presence
+from holdfast.runtime.opening import Opening
 from holdfast.runtime.runs import executor
-from holdfast.runtime.runtime import Opening, Options, Runtime
+from holdfast.runtime.runtime import Options, Runtime
 from holdfast.runtime.work import rescue
 from holdfast.store.owner import Owner
 from holdfast.store.port import Answers, Changes, Opened
@@ -153,6 +154,8 @@ class LoopStore(Store):
         await self.loop.pause(seconds)
         if self.driver.has_seen_all():
             await self.loop.pause(timeout - seconds)
+        if self.driver.has_seen_all():
+            return Changes()  # As a look would say.
         return await super().wait_foreign(timeout)
 
 
@@ -187,19 +190,17 @@ class DroppableDriver(SqliteDriver):
     def wait_foreign(self, timeout: float) -> Changes:
         """Look once; the waiting is the loop's."""
         self._seen = self._loop.writes
-        watcher = self._watcher
-        found = self._look(watcher) if watcher is not None else None
-        return found or Changes()
+        return self._look() or Changes()
 
     def drop(self) -> None:
         """Let the operating system close what is open."""
         free = self._readers._free  # pyright: ignore[reportPrivateUsage]
-        for connection in [self._main, self._watcher, *free]:
+        for connection in [self._main, *free]:
             if connection is not None:
                 with suppress(apsw.ConnectionClosedError):
                     connection.raw.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                     connection.raw.close(True)
-        self._main = self._watcher = None
+        self._main = None
         self._files.close()
         if self._guard is not None:
             self._guard.leave()
@@ -253,7 +254,7 @@ class Instance:
             self._drivers.append(driver)
             store = self._store(driver, self._world, self._loop)
             store.options = replace(store.options, lease_ttl=self._lease_ttl)
-            self._opening = Opening(store, FLUSH_INTERVAL, Redaction(()))
+            self._opening = Opening(store, FLUSH_INTERVAL, Redactor())
             try:
                 self.rt = await self._opening.__aenter__()
             except (StoreBusyError, FenceError):

@@ -18,7 +18,6 @@ The same seed gives the same history, byte for byte, in any process.
 """
 
 import asyncio
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
@@ -32,6 +31,7 @@ import apsw
 from holdfast.core.recovery import Phase
 from holdfast.runtime.presence import LEASE_TTL
 from holdfast.runtime.runtime import Runtime
+from holdfast.testing.disk.images import remove_image
 from holdfast.testing.simulation.clients import (
     CANCELLED_SHARE,
     NOTES,
@@ -197,7 +197,7 @@ def simulate(seed: int, parts: Parts | None = None, *, folder: Path | None = Non
         return world.run()
     finally:
         world.drop()
-        shutil.rmtree(path.parent)
+        remove_image(str(path.parent))
 
 
 class _Simulation:
@@ -431,6 +431,8 @@ class _Simulation:
             if killed:
                 instance.kill()
                 continue
+            while instance.rt is None:
+                await self.loop.pause(0.1)  # It is on its way up; what it was before is dead.
             self.closed.add(instance.owner)
             close = instance.close()
             if await self._may_be_cancelled(instance.owner, close, CLOSE_CANCELLED_SHARE) is None:

@@ -42,7 +42,7 @@ class Killed(BaseException):
 class _Call:
     """A callback that waits for its turn; what asyncio calls a handle."""
 
-    __slots__ = ("_cancelled", "args", "context", "owner", "run")
+    __slots__ = ("args", "context", "dropped", "owner", "run")
 
     def __init__(
         self,
@@ -54,13 +54,13 @@ class _Call:
         self.args = args
         self.context = contextvars.copy_context() if context is None else context
         self.owner = self.context.get(OWNER, "")
-        self._cancelled = False
+        self.dropped = False
 
     def cancel(self) -> None:
-        self._cancelled = True
+        self.dropped = True
 
     def cancelled(self) -> bool:
-        return self._cancelled
+        return self.dropped
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -134,7 +134,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: contextvars.Context | None = None,
     ) -> Any:
         """Run a callback after some virtual time."""
-        return self.call_at(self._now + delay, callback, *args, context=context)
+        call = _Call(callback, args, context)
+        if not self._over:
+            self._at(self._now + delay, call)
+        return call
 
     def run_in_executor(  # type: ignore[override]
         self, executor: Executor | None, func: Callable[..., T], *args: Any
@@ -235,7 +238,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             call, calls[index] = calls[index], calls[-1]
             calls.pop()
             owner = call.owner
-            if call.cancelled() or owner in dead:
+            if call.dropped or owner in dead:
                 continue
             if owner:
                 until = frozen.get(owner, 0.0)

@@ -34,8 +34,8 @@ from holdfast.core.failpoint import Failpoints
 from holdfast.core.files import Files
 from holdfast.core.ids import Ids
 from holdfast.core.world import World
-from holdfast.runtime.runtime import Opening
-from holdfast.runtime.runtime import open as open_store
+from holdfast.runtime.opening import Opening
+from holdfast.runtime.opening import open as open_store
 from holdfast.store.files import SystemFiles
 from holdfast.testing.disk.acts import Recording
 from holdfast.testing.disk.disk import CHANGES, Call, Disk

@@ -12,6 +12,14 @@ FROM   unnest(CAST(:content AS BYTEA[]),
               CAST(:digest AS BYTEA[]))
 ON CONFLICT (content) DO NOTHING;
 
+-- Only what is still as it was read.
+-- name: reseal_blob
+UPDATE blob
+SET    stored = :stored,
+       format = :format,
+       digest = :digest
+WHERE  content = :content AND digest = :before;
+
 -- name: drop_blobs
 DELETE FROM blob
 WHERE  content = ANY (CAST(:contents AS BYTEA[]));
@@ -49,6 +57,13 @@ SET    stream     = excluded.stream,
        written_at = excluded.written_at,
        format     = excluded.format,
        digest     = excluded.digest;
+
+-- name: reseal_snapshot
+UPDATE snapshot
+SET    stored = :stored,
+       format = :format,
+       digest = :digest
+WHERE  id = :id AND sequence = :sequence AND digest = :before;
 
 -- name: trim_snapshots
 DELETE FROM snapshot

@@ -11,6 +11,13 @@ WHERE    origin = :origin AND sequence >= :first
 ORDER BY sequence
 LIMIT    :limit;
 
+-- name: scan_events
+SELECT   position, origin, sequence, type, payload, meta, recorded_at, digest, format
+FROM     event
+WHERE    position > :after
+ORDER BY position
+LIMIT    :limit;
+
 -- With each event comes the digest of the one before it, to check the chain.
 -- name: read_feed
 SELECT   stream.name, COALESCE(previous.digest, stream.anchor),

@@ -72,6 +72,12 @@ WHERE    epoch > :after
 ORDER BY epoch
 LIMIT    :limit;
 
+-- Where counting goes on in a store that was filled with rows.
+-- name: set_counters
+SELECT setval('number_seq', GREATEST(1, CAST(:number AS BIGINT)), CAST(:number AS BIGINT) > 0),
+       setval('position_seq', GREATEST(1, CAST(:position AS BIGINT)), CAST(:position AS BIGINT) > 0),
+       setval('epoch_seq', GREATEST(1, CAST(:epoch AS BIGINT)), CAST(:epoch AS BIGINT) > 0);
+
 -- name: add_store
 INSERT INTO store (one, store_id, created_at, trimmed, digest)
 VALUES (1, :store_id, :created_at, :trimmed, :digest);

@@ -66,6 +66,10 @@ WHERE    epoch > :after
 ORDER BY epoch
 LIMIT    :limit;
 
+-- Where counting goes on in a store that was filled with rows: here the last outcome says it.
+-- name: set_counters
+SELECT :number, :position, :epoch;
+
 -- name: add_store
 INSERT INTO store (one, store_id, created_at, trimmed, digest)
 VALUES (1, :store_id, :created_at, :trimmed, :digest);

@@ -1,0 +1,370 @@
+"""
+The service as a program sees it: nouns as in the library, answers as the service gives them.
+
+Answers are plain values, so that what a newer service says besides is not lost; events are
+`Event`. What has no method is asked for with `request`.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import msgspec
+
+from holdfast.client.connection import Connection, Options
+from holdfast.client.event import Event, Page
+from holdfast.client.follow import Follower, OnReset
+
+Plain = dict[str, Any]
+
+
+class Service:
+    """
+    A service that is connected to; made by `connect`.
+
+    Attributes:
+        runs: start, find, look at, change.
+        questions: that runs ask.
+        artifacts: of runs.
+        sessions: conversations.
+        events: of runs.
+        feed: the events of all streams.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+        self.runs = Runs(connection)
+        self.questions = Questions(connection)
+        self.artifacts = Artifacts(connection)
+        self.sessions = Sessions(connection)
+        self.events = Events(connection)
+        self.feed = Feed(connection)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        key: str | None = None,
+    ) -> Any:
+        """
+        Ask for anything and return its JSON; see the OpenAPI document at `/v1/openapi.json`.
+
+        Args:
+            method: of HTTP.
+            path: below the address of the service.
+            body: plain value, sent as JSON.
+            params: behind the question mark.
+            headers: such as `If-Match`.
+            key: idempotency key; drawn for what changes something.
+
+        Raises:
+            HoldfastError: what the service raised, by the same class.
+            UnreachableError: nobody answered.
+        """
+        return await self._connection.plain(
+            method, path, body=body, params=params, headers=headers, key=key
+        )
+
+    def items(self, path: str, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield the items of any listing, page after page."""
+        return _pages(self._connection, path, filters)
+
+    @staticmethod
+    def path(*parts: str) -> str:
+        """Return the path of something by its names, which may hold anything."""
+        return _path(*parts)
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    token: str | None = None,
+    options: Options | None = None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> AsyncGenerator[Service]:
+    """
+    Connect to a service; use it as `async with connect(url, token=token) as service:`.
+
+    Args:
+        url: under which it is mounted.
+        token: that allows what is asked for.
+        options: how long to wait, and how to follow.
+        transport: of httpx, such as `httpx.ASGITransport(app)` for a service in process; that
+            one hands out whole answers only, so it follows by pages.
+    """
+    chosen = options or Options()
+    if isinstance(transport, httpx.ASGITransport):
+        chosen = msgspec.structs.replace(chosen, streams=False)
+    connection = Connection(url, token, chosen, transport)
+    async with connection.http:
+        yield Service(connection)
+
+
+class Runs:
+    """Runs: start, find, look at, change."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def start(
+        self,
+        function: str,
+        *args: Any,
+        run_id: str | None = None,
+        key: str | None = None,
+        **more: Any,
+    ) -> Plain:
+        """
+        Start a run; when this returns, it is durable.
+
+        Args:
+            function: name under which it is registered there.
+            args: its arguments, plain values.
+            run_id: its id; drawn if not given.
+            key: idempotency key; drawn if not given.
+            more: `labels`, `queue`, `priority`.
+        """
+        body = {"function": function, "args": list(args), **more}
+        if run_id is not None:
+            body["run_id"] = run_id
+        return await _plain(self._connection, "POST", "/v1/runs", body, key)
+
+    async def get(self, run_id: str) -> Plain:
+        """Return a run."""
+        return await _plain(self._connection, "GET", _path("runs", run_id))
+
+    async def ended(self, run_id: str) -> Plain:
+        """Return a run once it ended, however long that takes."""
+        while True:
+            found = await self._connection.plain(
+                "GET", _path("runs", run_id), params={"wait": "terminal", "timeout": 30}
+            )
+            if found.get("ended_at") is not None:
+                return dict(found)
+
+    async def list(self, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield runs by id, page after page: `status`, `function`, `label`, `q` ..."""
+        async for one in _pages(self._connection, "/v1/runs", filters):
+            yield one
+
+    async def cancel(self, run_id: str, *, mode: str = "now", reason: str = "") -> Plain:
+        """Ask a run to end."""
+        return await self._change(run_id, "cancel", {"mode": mode, "reason": reason})
+
+    async def pause(self, run_id: str, *, reason: str = "") -> Plain:
+        """Let a run rest."""
+        return await self._change(run_id, "pause", {"reason": reason})
+
+    async def resume(self, run_id: str, *, force: bool = False) -> Plain:
+        """Let a run go on."""
+        return await self._change(run_id, "resume", {"force": force})
+
+    async def retry(self, run_id: str) -> Plain:
+        """Try a run again that failed; return the new one."""
+        return await self._change(run_id, "retry", {})
+
+    async def signal(
+        self, run_id: str, name: str, value: Any = None, *, key: str | None = None
+    ) -> Plain:
+        """Send something to a run."""
+        path = f"{_path('runs', run_id)}/signals/{quote(name, safe='')}"
+        return await _plain(self._connection, "POST", path, {"value": value}, key)
+
+    async def fork(
+        self,
+        run_id: str,
+        *,
+        at: int | str | None = None,
+        patch: Mapping[str, Any] | None = None,
+        new_id: str | None = None,
+        dry_run: bool = False,
+    ) -> Plain:
+        """Start a new run that takes over what a run did, or say what that would be."""
+        asked: Plain = {"at": at, "patch": dict(patch or {}), "dry_run": dry_run}
+        if new_id is not None:
+            asked["new_id"] = new_id
+        return await self._change(run_id, "fork", asked)
+
+    async def _change(self, run_id: str, verb: str, body: Plain) -> Plain:
+        return await _plain(self._connection, "POST", f"{_path('runs', run_id)}/{verb}", body)
+
+
+class Questions:
+    """Questions that runs ask people."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def list(self, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield questions, page after page: `state`, `run_id` ..."""
+        async for one in _pages(self._connection, "/v1/questions", filters):
+            yield one
+
+    async def answer(
+        self, question_id: str, value: Any, *, key: str | None = None, **more: Any
+    ) -> Plain:
+        """
+        Answer a question; of several answers the first counts.
+
+        Raises:
+            AnswerConflictError: it has another answer.
+        """
+        path = f"{_path('questions', question_id)}/answer"
+        return await _plain(self._connection, "POST", path, {"value": value, **more}, key)
+
+
+class Artifacts:
+    """Artifacts of runs."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def list(self, run_id: str, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield the artifacts of a run."""
+        path = f"{_path('runs', run_id)}/artifacts"
+        async for one in _pages(self._connection, path, filters):
+            yield one
+
+    async def read(self, run_id: str, name: str) -> bytes:
+        """Return the bytes of an artifact."""
+        path = f"{_path('runs', run_id)}/artifacts/{quote(name, safe='')}"
+        return (await self._connection.request("GET", path)).content
+
+
+class Sessions:
+    """Sessions."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def list(self, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield sessions, page after page."""
+        async for one in _pages(self._connection, "/v1/sessions", filters):
+            yield one
+
+    async def get(self, session_id: str) -> Plain:
+        """Return a session."""
+        return await _plain(self._connection, "GET", _path("sessions", session_id))
+
+
+class Events:
+    """Events of runs."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def page(self, run_id: str, *, after: str = "earliest", limit: int = 100) -> Page:
+        """Return a page of a journal."""
+        path = f"{_path('runs', run_id)}/events"
+        asked = {"after": after, "limit": limit}
+        response = await self._connection.request("GET", path, params=asked)
+        return msgspec.json.decode(response.content, type=Page)
+
+    def follow(
+        self,
+        run_id: str,
+        *,
+        after: str = "earliest",
+        on_reset: OnReset | None = None,
+        types: Sequence[str] = (),
+        step: str = "",
+    ) -> AsyncGenerator[Event]:
+        """
+        Yield the events of a run until it ended, over restarts of the service.
+
+        Args:
+            run_id: of the run.
+            after: id of the event behind which to begin, `earliest` or `latest`.
+            on_reset: called when the service cannot go on behind what was seen (it was
+                restored from a backup, say) and begins anew; raised if not given.
+            types, step: only events of these types, about this step.
+
+        Raises:
+            CursorResetError: it cannot go on, and `on_reset` is not given.
+            UnreachableError: nobody answered for too long.
+        """
+        return self.follower(
+            run_id, after=after, on_reset=on_reset, types=types, step=step
+        ).events()
+
+    def follower(
+        self,
+        run_id: str,
+        *,
+        after: str = "earliest",
+        on_reset: OnReset | None = None,
+        types: Sequence[str] = (),
+        step: str = "",
+    ) -> Follower:
+        """Return who follows, as `follow` does, and tells its cursor meanwhile."""
+        path = f"{_path('runs', run_id)}/events"
+        filters = {"types": list(types), "step": step}
+        dense = not (types or step)
+        return Follower(self._connection, path, filters, after, on_reset, dense=dense)
+
+
+class Feed:
+    """The events of all streams."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    def follow(
+        self,
+        *,
+        after: str = "latest",
+        on_reset: OnReset | None = None,
+        **filters: Any,
+    ) -> AsyncGenerator[Event]:
+        """
+        Yield events of all streams in the order of their positions, without an end.
+
+        Args:
+            after: id of an event of the feed, a list's `stream_cursor`, `earliest` or `latest`.
+            on_reset: as for the events of a run.
+            filters: `run`, `stream`, `types`.
+
+        Raises:
+            CursorResetError: it cannot go on, and `on_reset` is not given.
+            UnreachableError: nobody answered for too long.
+        """
+        return Follower(
+            self._connection, "/v1/events", filters, after, on_reset, dense=False
+        ).events()
+
+
+def _path(*parts: str) -> str:
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+async def _plain(
+    connection: Connection, method: str, path: str, body: Any = None, key: str | None = None
+) -> Plain:
+    return dict(await connection.plain(method, path, body=body, key=key) or {})
+
+
+async def _pages(
+    connection: Connection, path: str, filters: Mapping[str, Any]
+) -> AsyncIterator[Plain]:
+    cursor: str | None = None
+    while True:
+        page = await connection.plain("GET", path, params={**filters, "cursor": cursor})
+        for one in page["items"]:
+            yield one
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            return

@@ -1,0 +1,95 @@
+"""
+Operations: what the service offers, as a table.
+
+The table drives everything that would otherwise be said twice: the routes, the right that is
+needed, how query and body are read, the OpenAPI document, labels of metrics, names in the audit.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from holdfast.core.access import Right
+from holdfast.core.errors import HoldfastError
+
+if TYPE_CHECKING:
+    from holdfast.http.call import Call
+
+Handler = Callable[["Call"], Awaitable["Response | msgspec.Struct"]]
+_PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters behind the question mark; none here."""
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    How an operation is asked, and what it answers.
+
+    Attributes:
+        params: values for the path.
+        query: behind the question mark.
+        body: plain value, sent as JSON.
+        status: of the answer.
+    """
+
+    params: dict[str, str] = {}
+    query: dict[str, str] = {}
+    body: Any = None
+    status: int = 200
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    Something the service does.
+
+    Attributes:
+        method, path: how it is asked for; a parameter stands in braces.
+        name: by which programs and the audit call it.
+        summary: a line for people.
+        right: what the caller has to be allowed.
+        handler: does it.
+        query: shape of the parameters.
+        body: shape of the body; None if there is none.
+        text: media types of a body that is the text of one field, and that field.
+        raw: the body is bytes; a handler finds them in `call.raw`.
+        answer: shape of the answer; None if it is no JSON.
+        status: of the answer if it is no error.
+        also: other statuses with the same answer.
+        early: it is answered before the runtime is ready.
+        changes: it changes something: an idempotency key is taken and a note is written.
+        again: answers with how things are, for a request whose answer was lost.
+        errors: it may meet, besides those of every operation.
+        tag: group in the document.
+        example: that is answered as documented.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    handler: Handler
+    right: Right | None = Right.READ
+    query: type[Query] = Query
+    body: Any = None
+    text: tuple[tuple[str, ...], str] = ((), "")
+    raw: bool = False
+    answer: Any = None
+    status: int = 200
+    also: tuple[int, ...] = ()
+    early: bool = False
+    changes: bool = False
+    again: Handler | None = None
+    errors: tuple[type[HoldfastError], ...] = ()
+    tag: str = ""
+    media_types: tuple[str, ...] = ("application/json",)
+    example: Example | None = None
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the parameters in the path."""
+        return tuple(_PARAMETER.findall(self.path))

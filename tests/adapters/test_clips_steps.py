@@ -1,0 +1,117 @@
+"""CLIPS: upkeep of many facts goes in short steps, and what fails half-way leaves nothing."""
+
+import asyncio
+import importlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import holdfast
+from holdfast.adapters.clips import ClipsEngine, Hands
+from holdfast.adapters.clips.builder import Builder
+from holdfast.core.refusal import EngineLostError
+from holdfast.runtime.engines.snapshot import Cadence
+from tests.adapters.policy import NOW
+
+
+def test_upkeep_of_many_facts_is_cut_into_short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """N13. No step of a capture or a restore looks at more facts or activations than `STEP`."""
+    rules = """(deftemplate t (slot n) (multislot m))
+    (defrule even (t (n ?n&:(evenp ?n))) => (assert (seen ?n)))"""
+    memory = ClipsEngine(rules).fresh()
+    memory.begin(1, NOW, 0.0)
+    for number in range(1_050):
+        memory.hands.assert_fact("t", n=number, m=[number, "x"])
+        if number == 500:
+            memory.hands.run()
+            memory.hands.retract(3)
+            for _ in range(450):
+                memory.hands.retract(memory.hands.assert_fact("gap", 1))
+    memory.end()
+    looked: list[str] = []
+
+    def counting(name: str, steps: Callable[..., Iterator[Any]]) -> None:
+        def counted(*given: Any) -> Iterator[Any]:
+            for each in steps(*given):
+                looked.append(name)
+                yield each
+
+        monkeypatch.setattr(module, name, counted)
+
+    module = importlib.import_module("holdfast.adapters.clips.capture")
+    counting("activations", module.activations)
+    counting("listed", module.listed)
+    parts: list[bytes] = []
+    for part in memory.capture():
+        assert len(looked) <= module.STEP, f"one step looks at {len(looked)}: {set(looked)}"
+        looked.clear()
+        parts += [part] if part else []
+    back = ClipsEngine(rules).fresh()
+    before = 0
+    for _ in back.restore(parts):
+        assert len(looked) <= module.STEP
+        looked.clear()
+        assert back.facts.next - before <= 2 * module.STEP, "facts, and indices to use up"
+        before = back.facts.next
+    assert len(looked) <= module.STEP, "nor does what comes after the last pause"
+    looked.clear()
+    assert [part for part in back.capture() if part] == parts
+    assert back.facts.next == memory.facts.next and len(parts) == 1 + 13
+    for each in (memory, back):
+        each.close()
+
+
+def test_a_restore_that_fails_in_the_middle_leaves_no_facts(
+    kept_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """N5. Half of the facts were in the engine; nobody gets it, and the next attempt has all."""
+    rules = "(deftemplate t (slot n))"
+    once = Cadence(requests=10**6, seconds=1e9, idle=1e9, on_close=False, kept=1)
+
+    def fill(clips: Hands) -> None:
+        for number in range(250):
+            clips.assert_fact("t", n=number)
+
+    bring = Builder.bring
+
+    def failing(self: Builder, index: int, template: str, kept: bytes) -> None:
+        bring(self, 251 if index == 150 else index, template, kept)
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt:
+            policy = await rt.engines.attach("policy", ClipsEngine(rules), cadence=once)
+            await policy.request(fill)
+            await policy.snapshot()
+        async with holdfast.open(kept_url) as rt:
+            with monkeypatch.context() as planted:
+                planted.setattr(Builder, "bring", failing)
+                with pytest.raises(EngineLostError, match="1 snapshots do not fit"):
+                    await rt.engines.attach("policy", ClipsEngine(rules), cadence=once)
+            assert "damaged" in " ".join(rt.health().degraded)
+            policy = await rt.engines.attach("policy", ClipsEngine(rules), cadence=once)
+            assert (await policy.request(lambda clips: len(clips.facts("t")))).value == 250
+
+    asyncio.run(run())
+
+
+def test_a_fact_that_takes_another_along_is_noted_with_it() -> None:
+    """N3. What lived by its absence is gone at once, for whoever looks in the same request."""
+    rules = """(deftemplate b (slot x)) (deftemplate c (slot x))
+    (defrule r (logical (c (x 1)) (not (b))) => (assert (a 1)))"""
+    memory = ClipsEngine(rules).fresh()
+    memory.begin(1, NOW, 0.0)
+    clips = memory.hands
+    clips.assert_fact("c", x=1)
+    clips.run()
+    assert [fact.index for fact in clips.facts("a")] == [2]
+    assert clips.assert_fact("b", x=1).index == 3
+    assert clips.facts("a") == []
+    before = memory.end().facts
+    fresh = ClipsEngine(rules).fresh()
+    fresh.begin(1, NOW, 0.0)
+    fresh.hands.assert_fact("b", x=1)
+    fresh.hands.assert_fact("c", x=1)
+    assert fresh.end().facts == before, "the digest is that of what is there"
+    for each in (memory, fresh):
+        each.close()

@@ -1,0 +1,215 @@
+"""Streams: what a reader is told, and from where on it reads."""
+
+import asyncio
+import json
+
+import pytest
+
+from holdfast.core.denial import UnauthorizedError
+from holdfast.core.errors import DamagedError
+from holdfast.core.unit import TrimStream, Unit
+from holdfast.http import access
+from holdfast.http.frames import Asked, check_order
+from holdfast.runtime.attachment import Page
+from tests.http.served import Served, serving
+from tests.http.wire import Wire
+
+PATH = "/v1/runs/r/events"
+NDJSON = "application/x-ndjson"
+
+
+def numbers(first: int, last: int) -> list[str]:
+    """Return ids."""
+    return [f"1.{number}" for number in range(first, last + 1)]
+
+
+@serving()
+async def test_a_reader_is_told_where_it_begins_and_where_it_ends(served: Served) -> None:
+    """A4, A5. First that it is open, then every event, then that it caught up, then the end."""
+    last = await served.counted(40)
+    async with Wire(served.app, PATH) as wire:
+        await wire.end()
+    frames = wire.frames()
+    assert frames[0]["retry"] and frames[0]["event"] == "stream.open"
+    opened = frames[0]["data"]
+    assert (opened["after"], opened["earliest"], opened["head"]) == ("1.0", "1.1", f"1.{last}")
+    assert [one.get("id") for one in frames[1:-1]] == numbers(1, last)
+    assert frames[-1]["event"] == "stream.end"
+    assert wire.headers["content-type"].startswith("text/event-stream")
+    assert "no-transform" in wire.headers["cache-control"]
+    assert wire.headers["x-accel-buffering"] == "no"
+    assert "content-length" not in wire.headers
+
+
+@serving()
+async def test_the_header_counts_before_the_address(served: Served) -> None:
+    """A4. A browser that comes again sends the old address with a fresh header."""
+    last = await served.counted(20)
+    async with Wire(served.app, PATH + "?after=1.2", last_event_id="1.10") as wire:
+        await wire.end()
+    assert wire.ids() == numbers(11, last)
+    async with Wire(served.app, PATH + "?after=1.2") as wire:
+        await wire.end()
+    assert wire.ids() == numbers(3, last)
+
+
+@serving()
+async def test_a_browser_that_has_everything_is_told_to_stop(served: Served) -> None:
+    """A5. 204 behind the last event; with the event before it, the last one comes again."""
+    last = await served.counted(3)
+    async with Wire(served.app, PATH, last_event_id=f"1.{last}") as wire:
+        await wire.end()
+    assert wire.status == 204
+    async with Wire(served.app, PATH, last_event_id=f"1.{last - 1}") as wire:
+        await wire.end()
+    assert (wire.status, wire.ids()) == (200, [f"1.{last}"])
+
+
+@pytest.mark.parametrize(
+    ("cursor", "reason"), [("7.3", "another lineage"), ("1.5000", "beyond the end")]
+)
+@serving()
+async def test_a_reader_from_elsewhere_is_told_that_it_begins_anew(
+    served: Served, cursor: str, reason: str
+) -> None:
+    """A4, 2.11. In the stream as a frame, for a page of JSON as 410; never a wait for ever."""
+    last = await served.counted(5)
+    async with Wire(served.app, PATH, last_event_id=cursor) as wire:
+        await wire.end()
+    [reset] = wire.named("stream.reset")
+    assert reason in reset["data"]["reason"] and reset["data"]["earliest"] == "1.1"
+    assert wire.ids() == numbers(1, last)
+    async with Wire(served.app, PATH, accept=NDJSON, last_event_id=cursor) as wire:
+        await wire.end()
+    assert '"control":"stream.reset"' in wire.text
+    async with Wire(served.app, f"{PATH}?after={cursor}", accept="application/json") as wire:
+        await wire.end()
+    assert wire.status == 410 and json.loads(wire.text)["code"] == "cursor_reset"
+
+
+@serving()
+async def test_a_reader_whom_retention_overtook_is_told(served: Served) -> None:
+    """A4, 2.11. Behind what was removed it goes on with what is there, and says so."""
+    last = await served.counted(20)
+    await served.rt._store.commit(Unit((TrimStream("run/r", 8),)))
+    async with Wire(served.app, PATH, last_event_id="1.3") as wire:
+        await wire.end()
+    [reset] = wire.named("stream.reset")
+    assert reset["data"]["earliest"] == "1.8"
+    assert wire.ids() == numbers(8, last)
+    async with Wire(served.app, PATH) as wire:
+        await wire.end()
+    assert wire.ids() == numbers(8, last)
+    assert not wire.named("stream.reset")
+
+
+@serving()
+async def test_what_a_filter_leaves_out_moves_the_cursor(served: Served) -> None:
+    """2.8. An id alone for a browser, a line for a program; no event for either."""
+    last = await served.counted(10)
+    async with Wire(served.app, PATH + "?types=run.started") as wire:
+        await wire.end()
+    assert wire.ids() == ["1.1"]
+    assert f"\nid: 1.{last}\n\n" in wire.text
+    async with Wire(served.app, PATH + "?types=run.started", accept=NDJSON) as wire:
+        await wire.end()
+    lines = [json.loads(line) for line in wire.text.splitlines()]
+    assert {"control": "stream.cursor", "id": f"1.{last}"} in lines
+
+
+@serving(heartbeat=0.02)
+async def test_a_reader_that_waits_hears_that_the_stream_lives(served: Served) -> None:
+    """2.8. A heartbeat is an event that a program sees, with the id that it has."""
+    rt = served.rt
+    run = await rt.runs.start("tests.http.functions.open_ended", run_id="r")
+    async with Wire(served.app, PATH) as wire:
+        await wire.until("event: stream.heartbeat", 3)
+        await wire.until("event: stream.caught_up")
+        await rt.runs.signal("r", "word", 7)
+        await run.result()
+        await wire.end()
+    heartbeats = wire.named("stream.heartbeat")
+    known = {"1.0", *wire.ids()}
+    assert all(one["id"] in known and one["data"]["head"] for one in heartbeats)
+    assert len(wire.named("stream.caught_up")) == 1
+    assert wire.frames()[-1]["event"] == "stream.end"
+
+
+@serving(heartbeat=0.02)
+async def test_a_token_that_is_revoked_ends_open_streams(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checklist 5. Who asks is asked for again with every heartbeat."""
+    rt = served.rt
+    await rt.runs.start("tests.http.functions.open_ended", run_id="r")
+    async with Wire(served.app, PATH) as wire:
+        await wire.until("stream.heartbeat")
+
+        async def refuse(*_: object) -> None:
+            raise UnauthorizedError(reason="the token was revoked")
+
+        monkeypatch.setattr(access, "identify", refuse)
+        await wire.end()
+    last = wire.frames()[-1]
+    assert (last["event"], last["data"]["code"]) == ("stream.error", "unauthorized")
+
+
+@serving()
+async def test_streams_end_when_the_service_does(served: Served) -> None:
+    """2.10. Each reader is asked to come again, not all at the same moment."""
+    await served.rt.runs.start("tests.http.functions.open_ended", run_id="r")
+    async with Wire(served.app, PATH) as one, Wire(served.app, PATH, accept=NDJSON) as two:
+        await one.until("stream.caught_up")
+        await two.until("stream.caught_up")
+        served.site.close_streams()
+        await asyncio.gather(one.end(), two.end())
+    assert one.frames()[-1]["event"] == "stream.closing"
+    assert 2_000 <= one.frames()[-1]["data"]["retry_ms"] < 4_000
+    assert '"control":"stream.closing","reason":"drain"' in two.text
+    assert not served.site.streams
+
+
+@serving(heartbeat=0.02, stream_seconds_max=0.05)
+async def test_a_stream_that_is_old_asks_its_reader_to_come_again(served: Served) -> None:
+    """2.10. Connections are recycled."""
+    rt = served.rt
+    await rt.runs.start("tests.http.functions.open_ended", run_id="r")
+    async with Wire(served.app, PATH) as wire:
+        await wire.end()
+    assert wire.frames()[-1]["data"]["reason"] == "age"
+
+
+@serving()
+async def test_large_events_come_whole_in_small_pages(served: Served) -> None:
+    """2.10. A page is bounded in bytes, and all of it arrives."""
+    run = await served.rt.runs.start("tests.http.functions.large", 60, 60_000, run_id="r")
+    await run.result()
+    last = (await served.rt.runs.history("r").info()).last_sequence
+    async with Wire(served.app, PATH) as wire:
+        await wire.end()
+    assert wire.ids() == numbers(1, last)
+    async with Wire(served.app, PATH + "?limit=1000", accept="application/json") as wire:
+        await wire.end()
+    assert json.loads(wire.text)["ended"]
+
+
+@serving()
+async def test_a_program_cannot_pass_an_event_off_as_ours(served: Served) -> None:
+    """2.8. Names of stored events never begin as those of frames that are not stored."""
+    await served.rt.history("notes").append("stream.reset", {"reason": "none"})
+    async with Wire(served.app, "/v1/events?after=earliest&stream=notes") as wire:
+        await wire.until("stream.caught_up")
+    assert not wire.named("stream.reset")
+    assert [one["data"]["type"] for one in wire.named("event")] == ["stream.reset"]
+
+
+@serving()
+async def test_a_page_with_a_gap_is_never_sent(served: Served) -> None:
+    """2.9. What is not what follows is damage, not an event."""
+    await served.counted(9)
+    asked = Asked("run/r", False, "", None, True)
+    events = await served.rt.runs.history("r").read()
+    check_order(Page(events, 11, 1, 11, False), 0, asked)
+    for wrong in (events[1:], [events[0], events[2]], [events[1], events[0]]):
+        with pytest.raises(DamagedError, match="order of"):
+            check_order(Page(wrong, 11, 1, 11, False), 0, asked)
