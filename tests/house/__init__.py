@@ -20,6 +20,7 @@ RULES: dict[str, Rule] = {
         shape.modules_are_nouns,
         shape.modules_have_docstrings,
         shape.the_clock_is_read_in_one_place,
+        shape.types_are_learned_by_one_thread,
         shape.one_loop_sleeps,
         shape.sql_lives_in_sql_files,
         shape.nothing_prints,

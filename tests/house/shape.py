@@ -21,6 +21,10 @@ FUNCTION_LINES_MAX = 60
 PUBLIC_METHODS_MAX = 20
 PARAMETERS_MAX = 8
 
+CODEC_FILE = f"{PACKAGE}/core/codec.py"
+TESTING = f"{PACKAGE}/testing/"
+DECODES = {"msgspec.json.decode", "msgspec.msgpack.decode"}
+PLAIN_TYPES = {"str", "list[str]"}
 CLOCK_FILE = f"{PACKAGE}/core/clock.py"
 LOOP_FILE = f"{PACKAGE}/runtime/service.py"
 DRIVERS = {"holdfast.store.sqlite", "holdfast.store.postgres"}
@@ -114,6 +118,25 @@ def the_clock_is_read_in_one_place(tree: Tree) -> Findings:
         for node, name in source.imports:
             if name.startswith("time.") and name.removeprefix("time.") in CLOCK_NAMES:
                 yield source.find(node, f"imports {name}; take a Clock")
+
+
+def types_are_learned_by_one_thread(tree: Tree) -> Findings:
+    """Keep msgspec from learning a type while another thread decodes it; core/codec.py says why."""
+    for source in tree.product:
+        if source.path == CODEC_FILE or source.path.startswith(TESTING):
+            continue
+        for call in (node for node in ast.walk(source.tree) if isinstance(node, ast.Call)):
+            name = dotted(call.func)
+            shapes = [word.value for word in call.keywords if word.arg == "type"]
+            if name == "msgspec.convert":
+                yield source.find(call, "calls msgspec.convert; take codec.convert")
+            elif name in DECODES and not all(_is_learned(shape) for shape in shapes):
+                yield source.find(call, f"{name} of a type that is not codec.learned")
+
+
+def _is_learned(shape: ast.expr) -> bool:
+    is_call = isinstance(shape, ast.Call) and dotted(shape.func) == "codec.learned"
+    return is_call or ast.unparse(shape) in PLAIN_TYPES
 
 
 def one_loop_sleeps(tree: Tree) -> Findings:

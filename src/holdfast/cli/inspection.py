@@ -12,6 +12,7 @@ import holdfast
 from holdfast import RecordedEvent
 from holdfast.cli.output import printable, say, short_json, write_json, write_rows
 from holdfast.cli.progress import shown
+from holdfast.core import codec
 from holdfast.core.errors import InvalidValueError, UncheckedError
 from holdfast.core.exits import Exit
 from holdfast.core.sealing import KeyMissingError
@@ -78,7 +79,7 @@ def depth_of(level: str, sample: str) -> Depth:
     if not 1 <= part <= of:
         raise InvalidValueError(what="--sample", reason="is a share such as 5% or 2/7")
     try:
-        return msgspec.convert({"level": level, "part": part, "of": of}, Depth)
+        return codec.convert({"level": level, "part": part, "of": of}, Depth)
     except msgspec.ValidationError as error:
         reason = "is quick, standard or full"
         raise InvalidValueError(what="--level", reason=reason) from error

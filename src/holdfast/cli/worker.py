@@ -35,6 +35,7 @@ from holdfast.cli.ingest import (
     measured,
     stream_of,
 )
+from holdfast.core import codec
 from holdfast.core.errors import HoldfastError, VersionConflictError
 from holdfast.runtime.service import together
 from holdfast.runtime.sessions.session import Session
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one life; return the exit code."""
     out, life = map(int, arguments)
     # Read at a place, so that the next life finds the same file unread.
-    order = msgspec.json.decode(os.pread(0, os.fstat(0).st_size, 0), type=Order)
+    order = msgspec.json.decode(os.pread(0, os.fstat(0).st_size, 0), type=codec.learned(Order))
     code = 0
     try:
         with _plant(order.plant):

@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast.client.connection import Connection, pause, problem_from, problem_of, unreachable
 from holdfast.client.event import Event, Page
+from holdfast.core import codec
 from holdfast.core.denial import CursorResetError, UnreachableError
 from holdfast.core.errors import DamagedError, HoldfastError
 
@@ -113,7 +114,7 @@ class Follower:
                 self._patience.renew()
                 told = msgspec.json.decode(line)
                 if "control" not in told:
-                    if (event := self._new(msgspec.convert(told, Event))) is not None:
+                    if (event := self._new(codec.convert(told, Event))) is not None:
                         yield event
                 elif self._heed(told):
                     return
@@ -151,7 +152,7 @@ class Follower:
                 self._reset(error.reason, error.earliest, error.latest)
                 continue
             self.connections += 1
-            page = msgspec.json.decode(response.content, type=Page)
+            page = msgspec.json.decode(response.content, type=codec.learned(Page))
             for event in page.items:
                 if (new := self._new(event)) is not None:
                     yield new

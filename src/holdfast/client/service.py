@@ -16,6 +16,7 @@ import msgspec
 from holdfast.client.connection import Connection, Options
 from holdfast.client.event import Event, Page
 from holdfast.client.follow import Follower, OnReset
+from holdfast.core import codec
 
 Plain = dict[str, Any]
 
@@ -271,7 +272,7 @@ class Events:
         path = f"{_path('runs', run_id)}/events"
         asked = {"after": after, "limit": limit}
         response = await self._connection.request("GET", path, params=asked)
-        return msgspec.json.decode(response.content, type=Page)
+        return msgspec.json.decode(response.content, type=codec.learned(Page))
 
     def follow(
         self,

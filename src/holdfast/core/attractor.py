@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.context import Context
 from holdfast.core.dot import read_graph
 from holdfast.core.errors import InvalidValueError
@@ -370,7 +371,7 @@ def _joined(node: Node, won: int, count: int) -> str:
 
 def _fan_in(ctx: Context) -> StageOutcome:
     """Choose the best branch: by status, then score, then name."""
-    results = msgspec.convert(ctx.get(RESULTS, []), list[_Result])
+    results = codec.convert(ctx.get(RESULTS, []), list[_Result])
     if not results:
         return StageOutcome(status="fail", failure_reason="no parallel results")
     best = min(results, key=lambda one: (_RANKS.get(one.status, 3), -one.score, one.id))

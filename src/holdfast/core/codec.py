@@ -8,12 +8,17 @@ Only a `Secret` is stored as something else: its placeholder.
 Nothing is executed on load. Payloads above `COMPRESS_BYTES_MIN` that shrink are stored
 compressed where the caller asks for it (blobs, snapshots).
 
+A type is looked through once, by one thread (`learned`): msgspec keeps what it learns of a type
+on the type itself, half learned while it asks an enum for its members, and a second thread that
+decodes in that moment ends the process.
+
 Invariant: `decode(encode(value))` is `value`, same types and same bits, for every value without
 secrets that `encode` accepts.
 """
 
 from collections.abc import Mapping
 from hashlib import blake2b, sha256
+from threading import RLock
 from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
@@ -38,6 +43,26 @@ def _placeholder(value: object) -> str:
     if isinstance(value, Secret):
         return PLACEHOLDER
     raise NotImplementedError(type(value).__qualname__)
+
+
+_DECODERS: Final[dict[Any, msgspec.msgpack.Decoder[Any]]] = {}
+LEARNING: Final = RLock()
+"""Held by whoever makes a decoder at run time."""
+
+
+def decoder_of(shape: Any) -> msgspec.msgpack.Decoder[Any]:
+    """Return the decoder of a type; the first who asks makes it while all others wait."""
+    known = _DECODERS.get(shape)
+    if known is None:
+        with LEARNING:
+            known = _DECODERS.setdefault(shape, msgspec.msgpack.Decoder(shape))
+    return known
+
+
+def learned(shape: type[T]) -> type[T]:
+    """Return a type that any thread may now decode or convert to."""
+    decoder_of(shape)
+    return shape
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_placeholder).encode
@@ -103,9 +128,19 @@ def decode_as(encoded: bytes, shape: type[T], what: str = "data") -> T:
         DecodeError: the value is not of that shape.
     """
     try:
-        return msgspec.msgpack.decode(encoded, type=shape)
+        return cast(T, decoder_of(shape).decode(encoded))
     except (msgspec.DecodeError, RecursionError) as error:
         raise DecodeError(what=what, reason=f"not a {shape.__name__}") from error
+
+
+def convert(plain: object, shape: type[T], *, strict: bool = True) -> T:
+    """
+    Return plain values as `shape`.
+
+    Raises:
+        msgspec.ValidationError: they are not of that shape; names the place.
+    """
+    return msgspec.convert(plain, learned(shape), strict=strict)
 
 
 def digest(*fields: bytes | str | int | float | None) -> bytes:

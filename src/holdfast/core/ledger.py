@@ -40,7 +40,6 @@ import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import (
-    DecodeError,
     InvalidValueError,
 )
 from holdfast.core.key import Key
@@ -385,10 +384,7 @@ def fold(open_entries: dict[Key, EntryRow], payload: bytes) -> None:
     Raises:
         DecodeError: the event was written by something else.
     """
-    try:
-        logged = msgspec.msgpack.decode(payload, type=Logged)
-    except msgspec.DecodeError as error:
-        raise DecodeError(what="ledger log", reason="not an entry") from error
+    logged = codec.decode_as(payload, Logged, "ledger log")
     if logged.row.state is EntryState.RUNNING:
         open_entries[logged.key] = logged.row
     else:

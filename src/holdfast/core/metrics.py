@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.ledger import CRASHED
 from holdfast.core.run import ATTENTION, LIVE
 
@@ -88,7 +89,7 @@ def _sampled(name: str, help: str, **more: object) -> Metric:
 
 
 def _metric(kind: str, name: str, help: str, **more: object) -> Metric:
-    return msgspec.convert({"kind": kind, "name": name, "help": help, "area": "", **more}, Metric)
+    return codec.convert({"kind": kind, "name": name, "help": help, "area": "", **more}, Metric)
 
 
 _RUNS: Final = (

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from holdfast.core import codec
 from holdfast.core.access import Right
 from holdfast.core.clock import Clock
 from holdfast.core.denial import (
@@ -221,7 +222,7 @@ def _inside(value: object) -> list[Any]:
 
 def _shaped(plain: object, shape: type[T], *, strict: bool) -> T:
     try:
-        return msgspec.convert(plain, shape, strict=strict)
+        return codec.convert(plain, shape, strict=strict)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
         pointer = place.rstrip("`").replace(".", "/").replace("[", "/").replace("]", "")

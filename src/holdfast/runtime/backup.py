@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.errors import DamagedFileError
 from holdfast.core.refusal import BackupNotFoundError
 from holdfast.core.world import World
@@ -300,7 +301,7 @@ def read_manifest(path: Path) -> Manifest:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BackupNotFoundError(backup=str(path)) from error
     try:
-        sealed = msgspec.json.decode(raw, type=_Sealed)
+        sealed = msgspec.json.decode(raw, type=codec.learned(_Sealed))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DamagedFileError(file=str(file), line=1, reason="is no manifest") from error
     if sealed.digest != _digest(sealed.manifest):

@@ -16,6 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.clock import SystemClock
 from holdfast.core.errors import DamagedFileError, StoreRefusedError
 from holdfast.core.ledger import EntryState
@@ -174,7 +175,7 @@ async def _look(rt: Runtime) -> tuple[int, set[str], list[str]]:
     here, lost = this_owner(SystemClock()), list[str]()
     for row in await rt.records.list(PRESENCE_KIND, limit=LISTED_MAX):
         with suppress(msgspec.ValidationError):
-            present = msgspec.convert(row.value, Present)
+            present = codec.convert(row.value, Present)
             if proven_dead(present.owner, here):
                 lost.append(f"process {present.owner.pid} (epoch {present.epoch})")
     return len(damaged), {row.key[0] for row in waiting}, lost

@@ -64,7 +64,8 @@ class Exact:
         order: Any = "deterministic" if _names(declared) & _UNSORTED else None
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_encode, order=order)
         try:
-            self._decoder = msgspec.msgpack.Decoder(declared, dec_hook=_decode)
+            with codec.LEARNING:
+                self._decoder = msgspec.msgpack.Decoder(declared, dec_hook=_decode)
         except (TypeError, NameError) as error:
             raise InvalidValueError(what=what, reason=f"cannot be stored: {error}") from error
 

@@ -314,7 +314,7 @@ class LineReader:
         if not raw.endswith(b"\n"):
             raise self.damaged("the file was cut")
         try:
-            return msgspec.json.decode(raw, type=shape, strict=True)
+            return msgspec.json.decode(raw, type=codec.learned(shape), strict=True)
         except (msgspec.DecodeError, ValueError):
             # No cause: it would quote what it read, and that may be content.
             raise self.damaged("is not a line of an export") from None

@@ -78,9 +78,10 @@ async def trim(place: Place, kept: AuditKept) -> int:
     while not kept.is_all:
         try:
             rows = await _due(place, kept)
-            if not rows:
+            unit = await place.store.read(partial(_unit, place, rows)) if rows else None
+            if unit is None:
                 break
-            await place.store.commit(await place.store.read(partial(_unit, place, rows)))
+            await place.store.commit(unit)
         except DamagedError as damage:
             # What cannot be counted stays, and whoever asks for the audit is told as well.
             await place.damages.note(damage)
@@ -113,8 +114,11 @@ async def _due(place: Place, kept: AuditKept) -> list[EventRow]:
     return rows[:count]
 
 
-def _unit(place: Place, rows: Sequence[EventRow], reader: Reads) -> Unit:
-    """Return what trims these events, and notes for each memory what that was."""
+def _unit(place: Place, rows: Sequence[EventRow], reader: Reads) -> Unit | None:
+    """Return what trims these events and notes what they were; None if another just did."""
+    head = reader.head(audit_of(place.name))
+    if head is None or head.first_sequence != rows[0].sequence:
+        return None
     writes: list[Write] = [TrimStream(audit_of(place.name), rows[-1].sequence + 1)]
     expects: list[AtVersion] = []
     for key, decided in _by_memory(rows).items():

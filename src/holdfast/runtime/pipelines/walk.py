@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from holdfast.core import codec
 from holdfast.core.context import Changes, Context, merged
 from holdfast.core.machine import Branches, Machine, State
 from holdfast.core.refusal import BudgetExceededError, StepFailedError
@@ -154,10 +155,10 @@ class Walk:
             name,
             partial(_plain, work),
             retry=self._retry(row),
-            mark=lambda told: self._mark(row.name, place, msgspec.convert(told, Told)),
+            mark=lambda told: self._mark(row.name, place, codec.convert(told, Told)),
             **passed,
         )
-        return msgspec.convert(told, Told)
+        return codec.convert(told, Told)
 
     def _retry(self, row: State) -> Retry | None:
         """Return how often a state is tried; one that may not be tried again just fails."""

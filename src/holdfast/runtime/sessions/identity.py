@@ -94,7 +94,9 @@ def look(
             AtVersion(IDENTITY, (shape.name, identity), row.version if row and known else 0)
         )
         names: dict[str, Any] = codec.decode(row.value) if row and row.value is not None else {}
-        keys = [msgspec.json.decode(name.encode(), type=Key) for name in sorted(names)]
+        keys = [
+            msgspec.json.decode(name.encode(), type=codec.learned(Key)) for name in sorted(names)
+        ]
         alive = tuple(key for key in keys if counts(reader, world, shape, key, within))
         if not alive:
             free.append(identity)

@@ -376,8 +376,8 @@ def _start_all(url: str, seed: int, ends: Mapping[str, tuple[int, int]]) -> None
         children.append(child)
     for end in (end for both in ends.values() for end in both):
         os.close(end)
-    for child in children:
-        os.waitpid(child, 0)
+    ended = {os.waitpid(child, 0)[1] for child in children}
+    sys.exit(next((f"a racer ended with wait status {one}" for one in sorted(ended) if one), 0))
 
 
 async def _run(url: str, name: str, seed: int) -> None:
