@@ -1,8 +1,10 @@
 """Backups: made while others write, whole or not there, checked, and never trusted when damaged."""
 
 import asyncio
+import json
 import shutil
 import signal
+import sqlite3
 import stat
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -10,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+import msgspec
 import pytest
 
 import holdfast
@@ -23,6 +26,7 @@ from holdfast.core.errors import (
 from holdfast.core.refusal import BackupNotFoundError
 from holdfast.core.world import World
 from holdfast.runtime import backup, restore
+from holdfast.runtime.restored import KIND
 from holdfast.testing.clock import ManualClock
 from tests.runtime.backups import ended, fill, process
 
@@ -229,6 +233,63 @@ def test_every_damage_to_a_backup_is_found_and_it_is_not_restored(tmp_path: Path
         assert not (tmp_path / "r.db").exists()
     with pytest.raises(BackupNotFoundError):
         run(restore.restore(tmp_path / "nothing", target))
+
+
+@pytest.mark.parametrize("field", ["lineage", "made_at", "number", "name", "store_id"])
+def test_a_manifest_in_which_one_field_was_changed_is_no_manifest(
+    field: str, tmp_path: Path
+) -> None:
+    """X3, X13: none of them is in the file of the store, so its own digest has to tell."""
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    run(fill(url))
+    made = Path(run(backup.create(url, tmp_path / "b")).path)
+    file = made / "manifest.json"
+    said = json.loads(file.read_text())
+    was = said["manifest"][field]
+    said["manifest"][field] = f"{was}0" if isinstance(was, str) else was + 1
+    file.write_text(json.dumps(said))
+    for look in (
+        lambda: backup.list_backups(tmp_path / "b"),
+        lambda: run(backup.verify(made)),
+        lambda: run(restore.restore(made, f"sqlite:///{tmp_path / 'r.db'}")),
+    ):
+        with pytest.raises(DamagedFileError, match="digest"):
+            look()
+    assert not (tmp_path / "r.db").exists()
+
+
+@pytest.mark.parametrize("field", ["rows", "heads", "keys"])
+def test_a_copy_that_is_not_what_was_counted_is_found(field: str, tmp_path: Path) -> None:
+    """X3: a sound store with a sound manifest that are not of one moment; both digests fit."""
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    run(fill(url))
+    made = run(backup.create(url, tmp_path / "b"))
+    rows = {**made.manifest.rows, "event": made.manifest.rows["event"] - 1}
+    other = {"rows": rows, "heads": "0" * 64, "keys": ("k1",)}[field]
+    manifest = msgspec.structs.replace(made.manifest, **{field: other})
+    (Path(made.path) / "manifest.json").write_bytes(backup._sealed(manifest))
+    (finding,) = run(backup.verify(Path(made.path)))
+    assert finding.reason == f"{field} are not those of the manifest"
+
+
+def test_a_store_whose_lineage_is_damaged_is_backed_up_as_it_is(tmp_path: Path) -> None:
+    """X3: better a copy of what is left than none; it counts as later than every restore."""
+    path, place = tmp_path / "s.db", tmp_path / "b"
+    url, copy = f"sqlite:///{path}", f"sqlite:///{tmp_path / 'r.db'}"
+    run(fill(url))
+    made = run(backup.create(url, place))
+    again = f"sqlite:///{tmp_path / 'again.db'}"
+    run(restore.restore(Path(made.path), again))
+    with sqlite3.connect(tmp_path / "again.db") as connection:
+        connection.execute("UPDATE record SET value = X'00' WHERE kind = ?", (KIND,))
+    connection.close()
+    kept = run(backup.create(again, place))
+    assert kept.manifest.lineage > 1
+    assert [one.what for one in run(backup.verify(Path(kept.path)))] == [f"record {KIND}"]
+    done = run(restore.restore(Path(kept.path), copy))
+    assert done.lineage > kept.manifest.lineage
+    assert run(content(copy))["findings"] == [], "the restore wrote the record anew"
+    assert run(restore.confirm(copy))
 
 
 def found_damaged(path: Path) -> bool:

@@ -227,8 +227,11 @@ async def read_back(rt: Runtime) -> None:
     assert CANARY not in repr(await rt.runs.result("w"))
 
 
-def test_the_canary_is_found_where_no_rule_is_set(kept_url: str) -> None:
-    """X12. The search of the test above sees what there is to see."""
+def test_the_canary_is_found_where_no_rule_is_set(
+    kept_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X12. The search of the test above sees what there is to see, which is nothing if sealed."""
+    monkeypatch.delenv("HOLDFAST_KEYRING", raising=False)
 
     async def whole() -> None:
         async with holdfast.open(kept_url) as rt:

@@ -11,7 +11,7 @@ from holdfast import PutRecord, Unit
 from holdfast.core.errors import InvalidValueError, MissingExtraError
 from holdfast.core.unit import RecordRow
 from holdfast.store.keyring import Keyring
-from holdfast.store.vault import Vault
+from holdfast.store.vault import Vault, number_of
 
 
 @pytest.fixture
@@ -39,7 +39,8 @@ def test_a_keyring_that_others_can_read_or_that_is_none_is_refused(
     file.chmod(0o640)
     with pytest.raises(InvalidValueError, match="chmod 600"):
         holdfast.open("sqlite:///:memory:", keyring=file)
-    for wrong in ("", "k1 c2hvcnQ=", "k1 !", "a b c"):
+    key = file.read_text().split()[1]
+    for wrong in ("", "k1 c2hvcnQ=", "k1 !", "a b c", f"k1 {key},k1 {key}"):
         monkeypatch.setenv("KEYS", wrong)
         with pytest.raises(InvalidValueError) as refused:
             Keyring.from_env("KEYS")
@@ -69,6 +70,38 @@ def test_no_two_seals_of_a_value_are_alike_and_the_key_is_drawn_anew_before_nonc
     assert len(set(sealed)) == 10
     assert len({one[:13] for one in sealed}) == 4
     assert {vault.open(b"place", one) for one in sealed} == {b"value"}
+
+
+def test_values_are_sealed_under_the_newest_data_key_from_the_moment_it_is_known(
+    ring: Path,
+) -> None:
+    """Issue 7. Also by who sealed under another one before; that one still opens."""
+    vault = Vault(Keyring.from_file(ring))
+    vault.learn([_row(vault.fresh(1, 0.0).put(0))])
+    before = vault.seal(b"place", b"value")
+    vault.learn([_row(vault.fresh(2, 0.0).put(0))])
+    after = vault.seal(b"place", b"value")
+    assert (number_of(before), number_of(after)) == (1, 2)
+    assert vault.open(b"place", before) == vault.open(b"place", after) == b"value"
+
+
+def test_a_file_that_is_no_keyring_any_more_changes_nothing(ring: Path) -> None:
+    """Issue 7. Half written by an editor, or readable by others: who has the keys goes on."""
+    kept = Keyring.from_file(ring)
+    key = kept.find("k1")
+    for spoil in (lambda: ring.chmod(0o644), lambda: ring.write_text("k1 !"), ring.unlink):
+        spoil()
+        assert kept.find("k2") is None
+        assert (kept.current, kept.find("k1")) == ("k1", key)
+
+
+def test_a_keyring_is_shown_by_its_place_and_its_ids(ring: Path) -> None:
+    """Issue 7. Nothing of a key, in whatever writing, by whatever shows it."""
+    Keyring.create(ring, "k2")
+    kept = Keyring.from_file(ring)
+    assert repr(kept) == f"Keyring('keyring {ring}', k1, k2)"
+    assert f"{kept}" == repr(kept)
+    assert repr(kept.find("k1")) not in repr(Vault(kept)) + repr(holdfast.Options(keyring=kept))
 
 
 def _row(unit: Unit) -> Any:

@@ -123,6 +123,7 @@ async def _create(store: str, folder: Path, *, verify: bool, as_json: bool) -> E
     show_findings(found, as_json=as_json)
     events = made.manifest.rows.get("event", 0)
     say(f"{made.path}: {events} events, {made.manifest.size_bytes} bytes")
+    _say_keys(made.manifest.keys)
     if found:
         say(f"{len(found)} damaged, in the store as in its copy; run `holdfast verify`")
     return Exit.DAMAGED if found else Exit.DONE
@@ -179,6 +180,7 @@ async def _restore(path: Path, store: str, *, as_json: bool) -> Exit:
     if as_json:
         write_json(msgspec.to_builtins(done))
     say(f"{store_name(store)} is as it was in {done.backup}; lineage {done.lineage}")
+    _say_keys(done.keys)
     say("it is paused; look, cancel what must not happen again, then:")
     say(f"holdfast restore --confirm --store {store_name(store)}")
     return Exit.DONE
@@ -190,6 +192,12 @@ async def _confirm(store: str, by: str) -> Exit:
     else:
         say(f"{store_name(store)} was not paused")
     return Exit.DONE
+
+
+def _say_keys(keys: tuple[str, ...]) -> None:
+    """Say which keys have to be kept elsewhere."""
+    if keys:
+        say(f"encrypted: nobody reads it without key {', '.join(keys)}")
 
 
 def _described(backup: backups.Backup) -> dict[str, Any]:

@@ -72,14 +72,11 @@ class MediaTypeError(CodecError):
 
 @dataclass(eq=False, kw_only=True)
 class RouteNotFoundError(NotFoundError):
-    """
-    There is nothing under this path.
+    """There is nothing under this path."""
 
-    Which path is not repeated: what was asked for may hold a secret.
-    """
-
+    path: str
     code = "route_not_found"
-    text = "there is nothing at this path; see /v1/openapi.json"
+    text = "there is nothing at {path!r}; see /v1/openapi.json"
 
 
 @dataclass(eq=False, kw_only=True)

@@ -18,8 +18,9 @@ to its *place*:
 So nobody without a key can change a value, put it in another place, or give a record another
 tag. What can be done without one: remove rows, or put an older state of the whole store back.
 
-Invariants: the records of the data keys are never sealed; what was opened has the format it had
-before it was sealed; a seal that does not fit is damage, named like any other.
+Invariants: the records of the data keys and of the lineage are never sealed, so a backup needs no
+key; what was opened has the format it had before it was sealed; a seal that does not fit is damage,
+named like any other.
 """
 
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ SEALED: Final = 256
 """What is added to the format of a row whose content is sealed."""
 KEY_KIND: Final = "holdfast.key"
 """Kind of the records that hold the data keys, wrapped."""
+LINEAGE_KIND: Final = "holdfast.lineage"
+"""Kind of the record that says which restore a store comes from."""
+OPEN_KINDS: Final = frozenset({KEY_KIND, LINEAGE_KIND})
+"""Kinds of records that are never sealed, since they are read without a key."""
 BROKEN: Final = "sealed bytes do not belong here, or were changed"
 
 
@@ -159,7 +164,7 @@ def _record_place(row: RecordRow) -> bytes:
 
 def sealed_record(cipher: Cipher | None, row: RecordRow) -> RecordRow:
     """Return a record as it is stored; one that was deleted has nothing to seal."""
-    if cipher is None or row.value is None or row.kind == KEY_KIND:
+    if cipher is None or row.value is None or row.kind in OPEN_KINDS:
         return row
     value = cipher.seal(_record_place(row), row.value)
     return msgspec.structs.replace(row, value=value, format=row.format + SEALED)

@@ -6,6 +6,7 @@ answers. Nothing is told here that the error does not carry as a field.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -96,7 +97,7 @@ def answer_problem(error: HoldfastError, root: str, request_id: str) -> Response
     problem = problem_of(error, root, request_id)
     headers = {"Cache-Control": "no-store"}
     if problem.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(problem.retry_after)))
+        headers["Retry-After"] = str(max(1, math.ceil(problem.retry_after)))
     if problem.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="holdfast"'
     if isinstance(error, MethodNotAllowedError):

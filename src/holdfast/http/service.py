@@ -162,7 +162,7 @@ async def get_problem(call: Call) -> Response:
     code = call.param("code")
     kind = catalogue().get(code)
     if kind is None:
-        raise RouteNotFoundError()
+        raise RouteNotFoundError(path=f"/v1/problems/{code[:100]}")
     family = str(getattr(kind.__mro__[1], "code", ""))
     page = ProblemPage(code, title_of(kind), kind.status, family)
     if _HTML not in (call.header("accept") or ""):

@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -27,8 +27,9 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import DamagedFileError
+from holdfast.core.errors import DamagedError, DamagedFileError
 from holdfast.core.refusal import BackupNotFoundError
+from holdfast.core.sealing import KEY_KIND
 from holdfast.core.world import World
 from holdfast.runtime.restored import read_lineage
 from holdfast.runtime.runtime import make_driver
@@ -38,6 +39,7 @@ from holdfast.store.files import TEMPORARY, replace_file, sync_folder
 from holdfast.store.options import Options
 from holdfast.store.port import Finding as Finding  # For who shows them.
 from holdfast.store.reader import Reader
+from holdfast.store.vault import read_data_key
 
 FORMAT: Final = "holdfast-backup-1"
 STORE: Final = "store.db"
@@ -51,7 +53,7 @@ def silent(what: str, count: int) -> None:
     """Tell nobody."""
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     What a backup is.
 
@@ -72,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         size_bytes: of the file.
         sha256: of the file.
         seconds: how long it took.
+        keys: ids of the keys of a keyring without which its values cannot be read; none if plain.
     """
 
     format: str
@@ -90,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     sha256: str
     seconds: float
+    keys: tuple[str, ...] = ()
 
 
 class _Sealed(msgspec.Struct, frozen=True):
@@ -119,6 +123,7 @@ class Tally:
         number: the last transaction.
         epoch: the last opening.
         store_id: id of the store.
+        keys: ids of the keys that its data keys are wrapped by.
     """
 
     def __init__(self, tell: Tell = silent) -> None:
@@ -127,6 +132,7 @@ class Tally:
         self.number = 0
         self.epoch = 0
         self.store_id = b""
+        self.keys: set[str] = set()
         self._heads = sha256()
         self._tell = tell
 
@@ -141,6 +147,8 @@ class Tally:
             self.rows[page.table] = self.rows.get(page.table, 0) + len(page.rows)
             for row in page.rows if page.table == "stream" else ():
                 self._heads.update(row[-1])
+            if page.table == "record":
+                self.keys |= _wrapping(page.rows)
             if page.table == "outcome":
                 self.number = max(self.number, page.rows[-1][0])
             if page.table == "incarnation":
@@ -179,7 +187,7 @@ def _create(url: str, folder: Path, world: World, tell: Tell) -> Backup:
         sync_folder(folder.parent)
         remove_unfinished(folder)
         with _making(folder, wall) as place, driver.archive().moment() as reader:
-            tally, lineage = Tally(tell), read_lineage(reader)
+            tally, lineage = Tally(tell), _lineage(reader, opened.epoch)
             target = make_driver(f"sqlite:///{place / STORE}", Options(), World(clock=world.clock))
             pages = _continued(reader, read_pages(reader), opened.epoch, wall)
             target.archive().receive(opened.schema, tally.passing(pages))
@@ -195,7 +203,7 @@ def _create(url: str, folder: Path, world: World, tell: Tell) -> Backup:
                 made_at=wall,
                 store=driver.location,
                 store_id=tally.store_id.hex(),
-                lineage=1 if lineage is None else lineage.number,
+                lineage=lineage,
                 epoch=tally.epoch,
                 schema=opened.schema,
                 holdfast=_version(),
@@ -206,6 +214,7 @@ def _create(url: str, folder: Path, world: World, tell: Tell) -> Backup:
                 size_bytes=(place / STORE).stat().st_size,
                 sha256=content,
                 seconds=world.clock.monotonic() - begun,
+                keys=tuple(sorted(tally.keys)),
             )
             replace_file(place / MANIFEST, _sealed(manifest), world.failpoints)
             world.failpoints.reach("backup.sealed")
@@ -214,6 +223,25 @@ def _create(url: str, folder: Path, world: World, tell: Tell) -> Backup:
     finally:
         driver.close()
     return Backup(str(folder / name), manifest)
+
+
+def _lineage(reader: Reader, epoch: int) -> int:
+    """Return the lineage of a store; if that is damaged, one that none before it was."""
+    try:
+        found = read_lineage(reader)
+    except DamagedError:
+        return 1 + epoch  # As `Restored` has it: every restore is followed by an opening.
+    return 1 if found is None else found.number
+
+
+def _wrapping(found: list[rows.Row]) -> set[str]:
+    """Return the ids of the keys that wrap the data keys among records."""
+    ids = set[str]()
+    for row in found:
+        if row[1] == KEY_KIND and row[5] is not None:
+            with suppress(DamagedError):  # Copied as it is; `verify` names it.
+                ids.add(read_data_key(rows.read_record(row[1:], None)).by)
+    return ids
 
 
 def _continued(reader: Reader, pages: Iterable[Page], epoch: int, wall: float) -> Iterator[Page]:
@@ -331,8 +359,9 @@ def _verify(path: Path, tell: Tell) -> list[Finding]:
         tally = Tally(tell)
         for _ in tally.passing(read_pages(reader)):
             pass
-    said: dict[str, Any] = {"rows": manifest.rows, "heads": manifest.heads}
+    said: dict[str, Any] = {"rows": manifest.rows, "heads": manifest.heads, "keys": manifest.keys}
     counted: dict[str, Any] = {"rows": tally.rows, "heads": tally.heads}
+    counted["keys"] = tuple(sorted(tally.keys))
     return [
         Finding("backup", path.name, f"{name} are not those of the manifest")
         for name in said

@@ -32,6 +32,7 @@ from holdfast.runtime.restored import KEY, KIND, Lineage
 from holdfast.runtime.runtime import make_driver
 from holdfast.store import rows
 from holdfast.store.archive import Page, read_pages
+from holdfast.store.keyring import Keyring
 from holdfast.store.options import Options
 from holdfast.store.port import Finding
 
@@ -46,6 +47,7 @@ class Restoration(msgspec.Struct, frozen=True):
         lineage: of the store from now on.
         rows: how many of each table.
         seconds: how long it took.
+        keys: ids of the keys without which its values cannot be read; none if it is plain.
     """
 
     store: str
@@ -53,6 +55,7 @@ class Restoration(msgspec.Struct, frozen=True):
     lineage: int
     rows: dict[str, int]
     seconds: float
+    keys: tuple[str, ...] = ()
 
 
 class Drilled(msgspec.Struct, frozen=True):
@@ -111,7 +114,8 @@ def _restore(path: Path, url: str, world: World, tell: Tell) -> Restoration:
         pages = _restored(read_pages(reader), lineage, wall)
         target.archive().receive(manifest.schema, tally.passing(pages))
     seconds = world.clock.monotonic() - begun
-    return Restoration(target.location, manifest.name, number, tally.rows, seconds)
+    keys = tuple(sorted(tally.keys))
+    return Restoration(target.location, manifest.name, number, tally.rows, seconds, keys)
 
 
 def _restored(pages: Iterable[Page], lineage: Lineage, wall: float) -> Iterator[Page]:
@@ -141,17 +145,25 @@ def _closed(row: rows.Row, wall: float) -> rows.Row:
     return tuple(rows.incarnation_row(epoch, id_, owner, opened_at, wall).values())
 
 
-async def drill(path: Path, scratch: Path | None = None, *, tell: Tell = silent) -> Drilled:
+async def drill(
+    path: Path,
+    scratch: Path | None = None,
+    *,
+    keyring: Keyring | str | Path | None = None,
+    tell: Tell = silent,
+) -> Drilled:
     """
     Restore a backup to a scratch folder, recover it with nothing executed, check everything.
 
     Args:
         path: folder of the backup.
         scratch: where there is room; the system's place for temporary files if not given.
+        keyring: keys of an encrypted store, as for `holdfast.open`.
         tell: told how far it is.
 
     Raises:
         DamagedFileError: the backup is not as it was written.
+        KeyMissingError, KeyWrongError: it is encrypted, and the keyring does not fit.
     """
     clock = SystemClock()
     folder = Path(tempfile.mkdtemp(prefix="holdfast-drill-", dir=scratch))
@@ -159,7 +171,7 @@ async def drill(path: Path, scratch: Path | None = None, *, tell: Tell = silent)
         url = f"sqlite:///{folder / STORE}"
         done = await restore(path, url, tell=tell)
         begun = clock.monotonic()
-        async with open(url) as rt:
+        async with open(url, keyring=keyring) as rt:
             ready = clock.monotonic()
             findings = await rt.verify()
             verified = clock.monotonic()
@@ -170,16 +182,17 @@ async def drill(path: Path, scratch: Path | None = None, *, tell: Tell = silent)
         await asyncio.to_thread(shutil.rmtree, folder)
 
 
-async def confirm(url: str, by: str = "") -> bool:
+async def confirm(url: str, by: str = "", *, keyring: Keyring | str | Path | None = None) -> bool:
     """
     Let a store that was restored go on: runs, timers and rescued work.
 
     Args:
         url: of the store, which may be in use.
         by: who confirms, for the record.
+        keyring: keys of an encrypted store, as for `holdfast.open`.
 
     Returns:
         Whether it was paused.
     """
-    async with open(url) as rt:
+    async with open(url, keyring=keyring) as rt:
         return await rt.restored.confirm(by)

@@ -20,12 +20,13 @@ import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError
+from holdfast.core.sealing import LINEAGE_KIND
 from holdfast.core.unit import MendRecord, PutRecord, Unit
 from holdfast.runtime.service import Service
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
-KIND: Final = "holdfast.lineage"
+KIND: Final = LINEAGE_KIND
 KEY: Final = ("store",)
 _LOOK: Final = 0.5
 _NEVER_AGAIN: Final = 3600.0

@@ -160,6 +160,8 @@ def _parsed(text: str, source: str) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for number, line in enumerate(filter(_is_key, re.split(r"[\n,]", text)), 1):
         id, _, key = line.strip().partition(" ")
+        if id in found:
+            raise InvalidValueError(what=f"key {id!r} of {source}", reason="is there twice")
         try:
             found[id] = b64decode(key.strip(), validate=True)
         except BadBase64 as error:

@@ -1,5 +1,6 @@
 """
-What of a store is not sealed under the newest data key, page by page.
+What of a store is not sealed under the newest data key, page by page; of what is never sealed,
+what was sealed nevertheless.
 
 Events are not looked for: they are never written again.
 
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from holdfast.core.errors import DamagedError
-from holdfast.core.sealing import KEY_KIND, SEALED, BrokenSeal
+from holdfast.core.sealing import OPEN_KINDS, SEALED, BrokenSeal
 from holdfast.core.unit import PutBlob, PutSnapshot, ResealBytes, ResealRecord
 from holdfast.store import rows
 from holdfast.store.reader import Reader
@@ -40,7 +41,12 @@ def stale_records(reader: Reader, newest: int, cursor: dict[str, Any] | None) ->
     found = reader.fetch("scan_records", **(cursor or {"after": b""}), limit=PAGE_ROWS)
 
     def look(row: rows.Row) -> Reseal | None:
-        if row[5] is None or row[1] == KEY_KIND or not _is_stale(row[5], row[7], newest):
+        if row[5] is None:
+            return None
+        if row[1] in OPEN_KINDS:
+            if not isinstance(row[7], int) or row[7] < SEALED:
+                return None
+        elif not _is_stale(row[5], row[7], newest):
             return None
         (record,) = reader.opened_records([row[1:]])
         return ResealRecord(record.kind, record.key)
