@@ -152,7 +152,9 @@ def test_an_imported_session_is_a_new_one(tmp_path: Path) -> None:
     copy = f"sqlite:///{tmp_path / 'copy.db'}"
     assert invoke("import", target, store=copy).returncode == 0
     export(copy, tmp_path / "again")
-    heads = [read_parts(path).records[0].value for path in (target, tmp_path / "again")]
+    heads = [
+        read_parts(path.open("rb"), path).records[0].value for path in (target, tmp_path / "again")
+    ]
     one, two = (msgspec.msgpack.decode(head) for head in heads)
     assert one.pop("born") != two.pop("born")
     assert one == two

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 import holdfast.http
 from holdfast.core.world import World
 from holdfast.http import Settings
-from tests.http.delays import delayed
+from tests.http.delays import armed, delayed
 from tests.http.functions import FUNCTIONS
 
 TOKEN = "for-tests-only"
@@ -67,7 +67,10 @@ class Paged:
 def main(url: str, port: int, said: dict[str, Any]) -> None:
     """Serve until somebody ends it."""
     delay = said.pop("commit_delay", 0.0)
+    dies = said.pop("dies", None)
     world = World(failpoints=delayed(delay)) if delay else World()
+    if dies:
+        world = World(failpoints=armed(*dies))
     settings = Settings(token=TOKEN, **said)
     app = Paged(holdfast.http.app(url, settings, functions=FUNCTIONS, world=world))
     config = uvicorn.Config(app, port=port, log_level="warning", access_log=False)

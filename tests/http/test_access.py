@@ -52,6 +52,8 @@ def path_of(one: Operation, **values: str) -> str:
 async def ask(client: httpx.AsyncClient, one: Operation, **values: str) -> httpx.Response:
     """Ask for an operation, with an empty body where it changes something."""
     body: dict[str, Any] = {"json": {}} if one.method != "GET" and not one.raw else {}
+    if one.upload:
+        body = {"content": b"", "headers": {"Content-Type": one.upload[0]}}
     return await client.request(one.method, path_of(one, **values), **body)
 
 

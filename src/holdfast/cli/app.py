@@ -25,6 +25,7 @@ from holdfast.cli import (
     sessions,
     token,
     upkeep,
+    where,
 )
 from holdfast.cli.demo import KILLS, Wish, run_demo
 from holdfast.cli.exits import EXIT_CODES, finish, finish_async
@@ -185,38 +186,48 @@ def migrate(
 
 @app.command("export", epilog=EXIT_CODES)
 def export_(
-    store: Store,
     output: Annotated[Path, typer.Option("--output", dir_okay=False, help="File to write.")],
     stream: Annotated[str | None, typer.Argument(help="Name of a stream.")] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Id of a run.")] = None,
     session: Annotated[
         str | None, typer.Option("--session", help="CLASS/KEY of a session, or a JSON list.")
     ] = None,
+    url: where.Url = "",
+    store: where.StoreOf = "",
+    token_file: where.TokenFile = None,
+    token: where.Token = "",
 ) -> None:
     """
     Write one stream, run or session into a file: all of it or nothing, readable by you only.
 
-    The file is plain text, also if the store is encrypted.
+    The file is plain text, also if the store is encrypted. A service exports runs and sessions;
+    what may read payloads may do so.
 
     \b
     Example:
       holdfast export chat/user-42 --store sqlite:///agent.db --output user-42.ndjson
       holdfast export --run report-7 --store sqlite:///agent.db --output report-7.ndjson
-      holdfast export --session Chat/user-42 --store sqlite:///agent.db --output chat.ndjson
+      holdfast export --session Chat/user-42 --url http://127.0.0.1:8321 --output chat.ndjson
     """
     if [stream, run_id, session].count(None) != 2:
         raise typer.BadParameter("name one stream, or one run with --run, or one --session")
+    asked = where.checked(where.Where(url, store, token_file, token))
     if run_id is not None:
-        finish_async(upkeep.export_run(store, run_id, output))
+        finish_async(upkeep.export_run(asked, run_id, output))
     if session is not None:
-        finish_async(upkeep.export_session(store, session, output))
+        finish_async(upkeep.export_session(asked, session, output))
+    if asked.url:
+        raise typer.BadParameter("a service exports runs and sessions; a stream needs --store")
     finish_async(upkeep.export_stream(store, stream or "", output))
 
 
 @app.command("import", epilog=EXIT_CODES)
 def import_(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="An export.")],
-    store: Store,
+    url: where.Url = "",
+    store: where.StoreOf = "",
+    token_file: where.TokenFile = None,
+    token: where.Token = "",
 ) -> None:
     """
     Check an export and bring in what it holds, which must not be there yet.
@@ -227,5 +238,7 @@ def import_(
     \b
     Example:
       holdfast import user-42.ndjson --store postgresql://localhost/agent
+      holdfast import report-7.ndjson --url http://127.0.0.1:8321 --token-file holdfast.token
     """
-    finish_async(upkeep.import_file(store, file))
+    asked = where.checked(where.Where(url, store, token_file, token))
+    finish_async(upkeep.import_file(asked, file))

@@ -1,11 +1,18 @@
-"""Commands that change a store or move what is in it: migrate, export, import."""
+"""
+Commands that change a store or move what is in it: migrate, export, import.
 
+Export and import ask a service, or open a store themselves.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
 import holdfast
 from holdfast.cli.output import say, write_json, write_text
+from holdfast.cli.where import Where, asked
 from holdfast.core.errors import InvalidValueError
 from holdfast.core.exits import Exit
 from holdfast.runtime import transfer, transfer_file
@@ -36,20 +43,36 @@ async def export_stream(store: str, stream: str, output: Path) -> Exit:
     return Exit.DONE
 
 
-async def export_run(store: str, run_id: str, output: Path) -> Exit:
+async def export_run(where: Where, run_id: str, output: Path) -> Exit:
     """Write one run with its children into a file."""
-    async with holdfast.open(store, read_only=True) as rt:
-        cover = await rt.transfers.export_run(run_id, output)
-    say(f"run {run_id}: {_counted(cover)} are in {output}")
-    return Exit.DONE
+    if where.url:
+        async with asked(where, changes=False) as service:
+            with transfer.writing(output) as file:
+                await service.runs.export(run_id, file)
+    else:
+        async with holdfast.open(where.store, read_only=True) as rt:
+            await rt.transfers.export_run(run_id, output)
+    return _exported(f"run {run_id}", output)
 
 
-async def export_session(store: str, name: str, output: Path) -> Exit:
+async def export_session(where: Where, name: str, output: Path) -> Exit:
     """Write one session into a file."""
     kind, *key = _parts_of(name)
-    async with holdfast.open(store, read_only=True) as rt:
-        cover = await rt.transfers.export_session(kind, tuple(key), output)
-    say(f"session {name}: {_counted(cover)} are in {output}")
+    if where.url:
+        session_id = "/".join(quote(part, safe="") for part in (kind, *key))
+        async with asked(where, changes=False) as service:
+            with transfer.writing(output) as file:
+                await service.sessions.export(session_id, file)
+    else:
+        async with holdfast.open(where.store, read_only=True) as rt:
+            await rt.transfers.export_session(kind, tuple(key), output)
+    return _exported(f"session {name}", output)
+
+
+def _exported(name: str, output: Path) -> Exit:
+    with output.open("rb") as file:
+        cover = transfer_file.LineReader(file, output).cover()
+    say(f"{name}: {_counted(cover.streams, cover.records, cover.blobs)} are in {output}")
     return Exit.DONE
 
 
@@ -64,29 +87,48 @@ def _parts_of(name: str) -> list[str]:
     return parts
 
 
-async def import_file(store: str, file: Path) -> Exit:
+async def import_file(where: Where, file: Path) -> Exit:
     """Make what a file holds be there: a stream, a run, a session."""
-    if transfer_file.is_bundle(file):
-        return await _import_bundle(store, file)
-    return await _import_stream(store, file)
+    is_bundle = transfer_file.is_bundle(file)
+    if where.url and not is_bundle:
+        raise InvalidValueError(
+            what=file.name, reason="is a stream; a service takes in runs and sessions only"
+        )
+    if where.url:
+        return await _send_bundle(where, file)
+    return await (_import_bundle if is_bundle else _import_stream)(where.store, file)
+
+
+async def _send_bundle(where: Where, file: Path) -> Exit:
+    async with asked(where, changes=True) as service:
+        with file.open("rb") as bundle:
+            done = await service.import_file(bundle)
+    counted = _counted(done["streams"], done["records"], done["blobs"])
+    return _arrived(f"{done['what']} {done['id']}", counted, done["resting"], done["present"])
 
 
 async def _import_bundle(store: str, file: Path) -> Exit:
-    transfer_file.read_parts(file)
+    with file.open("rb") as bundle:
+        transfer_file.read_parts(bundle, file)
     async with holdfast.open(store) as rt:
         done = await rt.transfers.import_file(file)
-    name = f"{done.cover.what} {'/'.join(done.cover.name)}"
-    if done.present:
+    cover = done.cover
+    counted = _counted(cover.streams, cover.records, cover.blobs)
+    return _arrived(f"{cover.what} {'/'.join(cover.name)}", counted, done.resting, done.present)
+
+
+def _arrived(name: str, counted: str, resting: Sequence[str], present: bool) -> Exit:
+    if present:
         say(f"{name} was there already; nothing was imported")
         return Exit.DONE
-    say(f"{name}: {_counted(done.cover)} imported")
-    for run_id in done.resting:
-        say(f"run {run_id} was under way and is paused here; `rt.runs.resume` lets it go on")
+    say(f"{name}: {counted} imported")
+    for run_id in resting:
+        say(f"run {run_id} was under way and is paused here; `holdfast run resume` lets it go on")
     return Exit.DONE
 
 
-def _counted(cover: transfer_file.Cover) -> str:
-    return f"{cover.streams} streams, {cover.records} records, {cover.blobs} blobs"
+def _counted(streams: int, records: int, blobs: int) -> str:
+    return f"{streams} streams, {records} records, {blobs} blobs"
 
 
 async def _import_stream(store: str, file: Path) -> Exit:

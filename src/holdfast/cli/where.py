@@ -102,7 +102,11 @@ def group(about: str) -> typer.Typer:
 
 def where_of(context: typer.Context) -> Where:
     """Return where the group of this command was told to ask."""
-    found = context.find_object(Where)
+    return checked(context.find_object(Where))
+
+
+def checked(found: Where | None) -> Where:
+    """Return where to ask, if that is one place."""
     if found is None or not (found.url or found.store):
         raise typer.BadParameter("name a service with --url, or a store with --store")
     if found.url and found.store:

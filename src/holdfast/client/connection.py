@@ -10,7 +10,7 @@ Invariant: an answer that says no is raised at once; only what may go better lat
 import asyncio
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import httpx
@@ -118,7 +118,7 @@ class Connection:
         path: str,
         *,
         body: Any = None,
-        content: bytes | None = None,
+        content: bytes | Callable[[], AsyncIterator[bytes]] | None = None,
         params: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
@@ -130,7 +130,7 @@ class Connection:
             method: of HTTP.
             path: below the address of the service.
             body: plain value, sent as JSON.
-            content: bytes, sent as they are.
+            content: bytes, sent as they are; or what yields them, from the beginning each time.
             params: behind the question mark; what is None or empty is left out.
             headers: more of them.
             key: idempotency key; drawn for what changes something.
@@ -148,8 +148,9 @@ class Connection:
         patience = self.patience()
         while True:
             try:
+                whole = content() if callable(content) else content
                 response = await self.http.request(
-                    method, path, content=content, params=_filled(params), headers=sent
+                    method, path, content=whole, params=_filled(params), headers=sent
                 )
             except httpx.TransportError as broken:
                 await patience.wait(unreachable(broken))

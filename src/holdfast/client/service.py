@@ -7,12 +7,13 @@ Answers are plain values, so that what a newer service says besides is not lost;
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from holdfast.client import transfer
 from holdfast.client.connection import Connection, Options
 from holdfast.client.event import Event, Page
 from holdfast.client.follow import Follower, OnReset
@@ -72,6 +73,20 @@ class Service:
         return await self._connection.plain(
             method, path, body=body, params=params, headers=headers, key=key
         )
+
+    async def import_file(self, file: BinaryIO, *, key: str | None = None) -> Plain:
+        """
+        Let the service take in a run or a session that was exported; `present` if it was there.
+
+        Args:
+            file: the export, open for reading.
+            key: idempotency key; drawn if not given.
+
+        Raises:
+            DamagedFileError: it is not whole; nothing was taken in.
+            RunExistsError, AlreadyThereError: another one is there.
+        """
+        return dict(await transfer.send(self._connection, file, key))
 
     def items(self, path: str, **filters: Any) -> AsyncIterator[Plain]:
         """Yield the items of any listing, page after page."""
@@ -195,6 +210,10 @@ class Runs:
             asked["new_id"] = new_id
         return await self._change(run_id, "fork", asked)
 
+    async def export(self, run_id: str, file: BinaryIO) -> None:
+        """Write a run with its children into a file that is open for writing, whole."""
+        await transfer.fetch(self._connection, f"{_path('runs', run_id)}/export", file)
+
     async def _change(self, run_id: str, verb: str, body: Plain) -> Plain:
         return await _plain(self._connection, "POST", f"{_path('runs', run_id)}/{verb}", body)
 
@@ -258,6 +277,10 @@ class Sessions:
     async def get(self, session_id: str) -> Plain:
         """Return a session."""
         return await _plain(self._connection, "GET", _path("sessions", session_id))
+
+    async def export(self, session_id: str, file: BinaryIO) -> None:
+        """Write what is stored of a session into a file that is open for writing, whole."""
+        await transfer.fetch(self._connection, f"{_path('sessions', session_id)}/export", file)
 
 
 class Events:

@@ -43,6 +43,7 @@ from holdfast.http import (
     service,
     sessions,
     tokens,
+    transfers,
 )
 from holdfast.http.address import Segments, released
 from holdfast.http.answers import HEADERS, answer
@@ -66,6 +67,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *checkpoints.OPERATIONS,
     *artifacts.OPERATIONS,
     *sessions.OPERATIONS,
+    *transfers.OPERATIONS,
     *inflight.OPERATIONS,
     *plant.OPERATIONS,
     *service.OPERATIONS,
@@ -204,10 +206,13 @@ class Endpoint:
         if operation.changes:
             # Before the body is read: of what cannot be done, nothing is taken in.
             call.rt.requests.check()
-        await call.load()
-        if not operation.changes:
-            return await run(operation.handler, call)
-        return await _change(call)
+        try:
+            await call.load()
+            if not operation.changes:
+                return await run(operation.handler, call)
+            return await _change(call)
+        finally:
+            call.close()
 
 
 class Everything(BaseRoute):
@@ -271,7 +276,7 @@ async def _change(call: Call) -> Response:
         actor=call.who.name,
         action=operation.name,
         at=call.clock.wall(),
-        target="/".join(released(str(one)) for one in call.request.path_params.values()),
+        target=await _target(call),
         address=client.host if client else "",
         reason=str(getattr(call.loaded, "reason", "") or ""),
         request=call.id,
@@ -293,11 +298,20 @@ async def _change(call: Call) -> Response:
     return _sent(found, _REPLAYED if replayed else {})
 
 
+async def _target(call: Call) -> str:
+    """Return what a change is of."""
+    if call.operation.target is not None:
+        return await call.operation.target(call)
+    return "/".join(released(str(one)) for one in call.request.path_params.values())
+
+
 def _fingerprint(call: Call) -> bytes:
     """Return a hash of what is asked for; equal values have equal ones, whatever their order."""
     canonical = msgspec.json.encode(call.loaded, order="deterministic")
     if call.operation.raw:
         canonical = hashlib.sha256(call.raw).digest()
+    elif call.operation.upload:
+        canonical = call.parcel.digest
     asked = (call.request.method, call.request.url.path, call.request.url.query)
     return hashlib.sha256(repr(asked).encode() + canonical).digest()
 

@@ -194,7 +194,7 @@ def digest_of(sha256: bytes) -> str:
 async def put_artifact(call: Call) -> Response:
     """Put bytes beside a run that did not end."""
     run_id, name = call.param("run_id"), call.param("name")
-    _check_digest(call)
+    check_digest(call, hashlib.sha256(call.raw).digest())
     await call.rt.runs.get(run_id)
     if (call.header("if-none-match") or "").strip() == "*":
         await _check_absent(call, run_id, name)
@@ -228,15 +228,24 @@ async def _check_absent(call: Call, run_id: str, name: str) -> None:
     raise PreconditionFailedError(expected="nothing", actual=there.digest)
 
 
-def _check_digest(call: Call) -> None:
-    """Refuse bytes that are not those the client sent."""
+def check_digest(call: Call, sha256: bytes) -> None:
+    """
+    Return if a body is the one that the client sent, or the client does not say.
+
+    Args:
+        call: the request.
+        sha256: of what came.
+
+    Raises:
+        MalformedError: it is not.
+    """
     said = call.header("content-digest")
     if said is None:
         return
     found = _DIGEST.search(said)
     if found is None:
         return  # An algorithm that is not known here, which the RFC lets us pass over.
-    if f"sha-256=:{found[1]}:" != digest_of(hashlib.sha256(call.raw).digest()):
+    if f"sha-256=:{found[1]}:" != digest_of(sha256):
         raise MalformedError(what="the body", reason="is not what Content-Digest says")
 
 

@@ -6,7 +6,7 @@ refused, so that a misspelt one is never silently without effect.
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ from holdfast.http.access import Principal
 from holdfast.http.address import released
 from holdfast.http.operation import Operation
 from holdfast.http.site import Site
+from holdfast.runtime.parcel import Parcel
 from holdfast.runtime.runtime import Runtime
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -49,6 +50,7 @@ class Call:
         who: asks.
         id: of the request, as in the logs.
         raw: the body as it came, once it was loaded.
+        parcel: the body in a file, if the operation takes an upload.
         loaded: the body in the shape that the operation names.
     """
 
@@ -62,6 +64,7 @@ class Call:
         self.who = who
         self.id = id
         self.raw = b""
+        self._parcel: Parcel | None = None
         self.loaded: Any = None
 
     @property
@@ -122,6 +125,8 @@ class Call:
             LimitError: it is too large.
         """
         shape = self.operation.body
+        if self.operation.upload:
+            await self._take_in()
         if self.operation.raw:
             self.raw = await self.bytes(self.site.settings.artifact_bytes_max)
         if shape is None or self.operation.raw:
@@ -152,24 +157,43 @@ class Call:
         Raises:
             LimitError: it is larger than `limit`.
         """
-        said = self.header("content-length") or ""
-        if said.isdigit() and int(said) > limit:
-            raise LimitError(what="body in bytes", size=int(said), limit=limit)
         parts: list[bytes] = []
-        size = 0
         seconds = self.site.settings.body_seconds_max
         try:
             async with asyncio.timeout(seconds):
-                async for part in self.request.stream():
-                    size += len(part)
-                    if size > limit:
-                        raise LimitError(what="body in bytes", size=size, limit=limit)
+                async for part in _parts_of(self, limit):
                     parts.append(part)
         except TimeoutError:
             raise SlowRequestError(seconds=seconds) from None
-        except ClientDisconnect:
-            raise asyncio.CancelledError from None
         return b"".join(parts)
+
+    async def _take_in(self) -> None:
+        """Let an upload come, as long as it comes."""
+        self.site.begin_transfer()
+        self._parcel = self.rt.transfers.parcel()
+        seconds = self.site.settings.body_seconds_max
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                async for part in _parts_of(self, self.site.settings.import_bytes_max):
+                    await self._parcel.add(part)
+                    limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                limit.reschedule(None)
+                await self._parcel.seal()
+        except TimeoutError:
+            raise SlowRequestError(seconds=seconds) from None
+
+    @property
+    def parcel(self) -> Parcel:
+        """The upload, which was read before the operation began."""
+        if self._parcel is None:
+            raise TypeError(f"{self.operation.name} does not declare an upload")
+        return self._parcel
+
+    def close(self) -> None:
+        """Let go of an upload."""
+        if self._parcel is not None:
+            self._parcel.close()
+            self.site.end_transfer()
 
     async def within(self, seconds: float, work: Awaitable[V]) -> V | None:
         """Wait for something, so long at most; None if it was not done."""
@@ -193,6 +217,22 @@ class Call:
     def sees(self) -> bool:
         """Whether the caller may see content."""
         return Right.PAYLOADS in self.who.rights
+
+
+async def _parts_of(call: Call, limit: int) -> AsyncGenerator[bytes]:
+    """Yield a body as it comes, so many bytes at most."""
+    said = call.header("content-length") or ""
+    if said.isdigit() and int(said) > limit:
+        raise LimitError(what="body in bytes", size=int(said), limit=limit)
+    size = 0
+    try:
+        async for part in call.request.stream():
+            size += len(part)
+            if size > limit:
+                raise LimitError(what="body in bytes", size=size, limit=limit)
+            yield part
+    except ClientDisconnect:
+        raise asyncio.CancelledError from None
 
 
 def check_depth(value: object) -> None:

@@ -100,7 +100,9 @@ def check_media(request: Request, operation: Operation) -> None:
     if request.method in _SAFE or operation.raw:
         return
     found = request.headers.get("content-type")
-    taken = (JSON, *operation.text[0])
+    taken = operation.upload or (JSON, *operation.text[0])
+    if operation.upload:
+        found = found or ""
     if found is not None and found.partition(";")[0].strip().lower() not in taken:
         raise MediaTypeError(found=found.partition(";")[0][:100], needed=" or ".join(taken))
 

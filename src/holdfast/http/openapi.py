@@ -122,12 +122,15 @@ def _operation(one: Operation) -> dict[str, Any]:
             "required": True,
             "content": {"application/octet-stream": {"schema": {"type": "string"}}},
         }
+    elif one.upload:
+        content = {media_type: {"schema": {"type": "string"}} for media_type in one.upload}
+        found["requestBody"] = {"required": True, "content": content}
     elif one.body is not None:
-        content: dict[str, Any] = {"schema": _ref(one.body)}
+        shape: dict[str, Any] = {"schema": _ref(one.body)}
         if one.example is not None and one.example.body is not None:
-            content["example"] = one.example.body
+            shape["example"] = one.example.body
         texts = {text: {"schema": {"type": "string"}} for text in one.text[0]}
-        bodies = {"application/json": content, **texts}
+        bodies = {"application/json": shape, **texts}
         found["requestBody"] = {"required": True, "content": bodies}
     return found
 
@@ -191,7 +194,7 @@ def _problems(one: Operation) -> dict[str, Any]:
         kinds += _SIGNED
     if not one.early:
         kinds.append(NotReadyError)
-    if one.body is not None or one.raw:
+    if one.body is not None or one.raw or one.upload:
         kinds += _BODIED
     if one.method != "GET":
         kinds.append(MediaTypeError)

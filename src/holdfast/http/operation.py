@@ -57,6 +57,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         body: shape of the body; None if there is none.
         text: media types of a body that is the text of one field, and that field.
         raw: the body is bytes; a handler finds them in `call.raw`.
+        upload: media types of a body that is large; a handler finds it in `call.parcel`.
+        target: returns what a change is of, for the audit; the parameters of the path if not given.
         answer: shape of the answer; None if it is no JSON.
         status: of the answer if it is no error.
         also: other statuses with the same answer.
@@ -78,6 +80,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
     text: tuple[tuple[str, ...], str] = ((), "")
     raw: bool = False
+    upload: tuple[str, ...] = ()
+    target: Callable[["Call"], Awaitable[str]] | None = None
     answer: Any = None
     status: int = 200
     also: tuple[int, ...] = ()

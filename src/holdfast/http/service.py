@@ -123,6 +123,7 @@ async def get_info(call: Call) -> Info:
         limits={
             "body_bytes": settings.body_bytes_max,
             "artifact_bytes": settings.artifact_bytes_max,
+            "import_bytes": settings.import_bytes_max,
             "streams": settings.streams_max,
         },
     )

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         origins: of pages that may change something, besides its own.
         body_bytes_max: largest body that is taken, artifacts aside.
         artifact_bytes_max: largest artifact that is taken.
+        import_bytes_max: largest export that is taken in.
+        transfers_max: exports and imports at once.
         heartbeat: seconds of silence on a stream after which it says that it lives.
         write_timeout: seconds after which a reader that takes nothing is cut off.
         stream_seconds_max: after which a stream asks its reader to come again.
@@ -46,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         rate: requests a second of one caller; 0 for any number.
         metrics_public: `/metrics` needs no token.
         requests_each: requests of one caller that are answered at once.
-        body_seconds_max: within which a body has to come.
+        body_seconds_max: within which a body has to come; an export, the next part of it.
         outage_grace: seconds for which a probe stays green while a store is out of reach.
     """
 
@@ -55,6 +57,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()
     body_bytes_max: int = 8 * 1024 * 1024
     artifact_bytes_max: int = 64 * 1024 * 1024
+    import_bytes_max: int = 256 * 1024 * 1024
+    transfers_max: int = 8
     heartbeat: float = 15.0
     write_timeout: float = 30.0
     stream_seconds_max: float = 2_700.0
@@ -98,6 +102,7 @@ class Site:
         self.frames = Frames()
         self.streams: dict[Attachment, str] = {}
         self._counts: dict[str, int] = {}
+        self._transfers = 0
 
     def runtime(self, scope: Any) -> Runtime:
         """
@@ -127,6 +132,22 @@ class Site:
             raise TooManyError(what="streams", limit=settings.streams_max)
         if list(self.streams.values()).count(caller) >= settings.streams_each:
             raise TooManyError(what="streams of one caller", limit=settings.streams_each)
+
+    def begin_transfer(self) -> None:
+        """
+        Count an export or an import, until `end_transfer`.
+
+        Raises:
+            TooManyError: there are as many as may be.
+        """
+        if self._transfers >= self.settings.transfers_max:
+            limit = self.settings.transfers_max
+            raise TooManyError(what="exports and imports at once", limit=limit)
+        self._transfers += 1
+
+    def end_transfer(self) -> None:
+        """Count one less."""
+        self._transfers -= 1
 
     def count_of(self, transport: str, change: int) -> int:
         """Return how many streams of a transport are open, after one more or less."""

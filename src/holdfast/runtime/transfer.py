@@ -17,8 +17,10 @@ stream that is empty or holds the beginning of the very same events, so that one
 killed can be run again. Position, time and digest of an imported event are of the new store.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -63,6 +65,14 @@ def write_file(path: Path, data: bytes, failpoints: Failpoints | None = None) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path)
     replace_file(path, data, failpoints or Failpoints())
+
+
+@contextmanager
+def writing(path: Path) -> Generator[BinaryIO]:
+    """Lend a file that becomes `path` as a whole when the block leaves without an error."""
+    remove_leftovers(path)
+    with replacing(path, Failpoints()) as file:
+        yield file
 
 
 async def export_stream(

@@ -29,10 +29,8 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.errors import CodecError, DamagedError, DamagedFileError, DecodeError
 from holdfast.core.event import EventRow, Head, RecordedEvent, chained_digest
-from holdfast.core.failpoint import Failpoints
 from holdfast.core.key import Key, check_word
 from holdfast.core.unit import UNIT_BYTES_MAX, PutBlob, RecordRow
-from holdfast.store.files import remove_leftovers, replacing
 from holdfast.store.port import Reads
 
 T = TypeVar("T")
@@ -40,6 +38,8 @@ STREAM_FORMAT: Final = "holdfast-stream-1"
 BUNDLE_FORMAT: Final = "holdfast-bundle-1"
 # The largest blob in base64, with room for the rest.
 LINE_BYTES_MAX: Final = 2 * UNIT_BYTES_MAX
+# Unpacked: a small frame must not make us take all the memory there is.
+BLOB_BYTES_MAX: Final = 1024 * 1024 * 1024
 PAGE_EVENTS: Final = 1_000
 CHUNK_ITEMS: Final = 1_000
 CHUNK_BYTES: Final = 4 * 1024 * 1024
@@ -228,10 +228,11 @@ class LineReader:
     Every method raises DamagedFileError for a line that is damaged, missing or too much.
     """
 
-    def __init__(self, file: BinaryIO, path: Path) -> None:
-        """Take a file that is open for reading, at its beginning."""
+    def __init__(self, file: BinaryIO, name: str | Path) -> None:
+        """Take a file that is open for reading, and what to call it in errors."""
+        file.seek(0)
         self._file = file
-        self._path = path
+        self._name = str(name)
         self._whole = sha256()
         self._number = 0
 
@@ -293,6 +294,8 @@ class LineReader:
     def blob(self) -> PutBlob:
         """Read a blob; its content is what its digest names."""
         blob = self.take(PutBlob)
+        if not 0 <= blob.size <= BLOB_BYTES_MAX:
+            raise self.damaged(f"is a blob of more than {BLOB_BYTES_MAX} bytes")
         if not holds_what_it_names(blob):
             raise self.damaged("content and digest differ")
         return blob
@@ -308,7 +311,7 @@ class LineReader:
 
     def damaged(self, reason: str) -> DamagedFileError:
         """Return the error that names the line that was read last."""
-        return DamagedFileError(file=str(self._path), line=self._number, reason=reason)
+        return DamagedFileError(file=self._name, line=self._number, reason=reason)
 
     def _decoded(self, raw: bytes, shape: type[T]) -> T:
         if not raw.endswith(b"\n"):
@@ -356,26 +359,24 @@ def read_stream(reader: Reads, name: str) -> StreamPart | None:
     return StreamPart(Header.of(head), lines)
 
 
-def write_parts(reader: Reads, parts: Parts, path: Path, failpoints: Failpoints) -> None:
+def write_parts(reader: Reads, parts: Parts, file: BinaryIO) -> None:
     """
-    Write a bundle into a file, readable by its owner only: all of it, or the old file stays.
+    Write a bundle into a file that is open for writing.
 
     Raises:
         DamagedError: a blob is damaged, or not there.
     """
-    remove_leftovers(path)
-    with replacing(path, failpoints) as file:
-        writer = LineWriter(file)
-        writer.put(parts.cover)
-        for header, lines in parts.streams:
-            writer.put(header)
-            for line in lines:
-                writer.put(line)
-        for entry in parts.records:
-            writer.put(entry)
-        for digest in parts.blobs:
-            writer.put(_blob(reader, digest))
-        writer.end()
+    writer = LineWriter(file)
+    writer.put(parts.cover)
+    for header, lines in parts.streams:
+        writer.put(header)
+        for line in lines:
+            writer.put(line)
+    for entry in parts.records:
+        writer.put(entry)
+    for digest in parts.blobs:
+        writer.put(_blob(reader, digest))
+    writer.end()
 
 
 def _blob(reader: Reads, digest: bytes) -> PutBlob:
@@ -398,39 +399,41 @@ def holds_what_it_names(blob: PutBlob) -> bool:
     return len(data) == blob.size and codec.content_digest(data) == blob.digest
 
 
-def read_parts(path: Path) -> Parts:
+def read_parts(file: BinaryIO, name: str | Path) -> Parts:
     """
     Read a bundle to its end and return what it holds.
+
+    Args:
+        file: open for reading; it is read from its beginning.
+        name: what to call it in errors.
 
     Raises:
         DamagedFileError: a line is damaged, missing or too much; names it.
     """
-    with path.open("rb") as file:
-        reader = LineReader(file, path)
-        cover = reader.cover()
-        streams: list[StreamPart] = []
-        for _ in range(cover.streams):
-            header = reader.header()
-            streams.append(StreamPart(header, list(reader.stored_events(header))))
-        records = [reader.entry() for _ in range(cover.records)]
-        blobs = [reader.blob().digest for _ in range(cover.blobs)]
-        reader.end()
+    reader = LineReader(file, name)
+    cover = reader.cover()
+    streams: list[StreamPart] = []
+    for _ in range(cover.streams):
+        header = reader.header()
+        streams.append(StreamPart(header, list(reader.stored_events(header))))
+    records = [reader.entry() for _ in range(cover.records)]
+    blobs = [reader.blob().digest for _ in range(cover.blobs)]
+    reader.end()
     return Parts(cover.what, cover.name, streams, records, blobs)
 
 
-def read_blobs(path: Path) -> Iterator[PutBlob]:
+def read_blobs(file: BinaryIO, name: str | Path) -> Iterator[PutBlob]:
     """Yield the blobs of a bundle, one at a time; each is what its digest names."""
-    with path.open("rb") as file:
-        reader = LineReader(file, path)
-        cover = reader.cover()
-        for _ in range(cover.streams):
-            header = reader.header()
-            for _ in reader.events(header):
-                pass
-        for _ in range(cover.records):
-            reader.entry()
-        for _ in range(cover.blobs):
-            yield reader.blob()
+    reader = LineReader(file, name)
+    cover = reader.cover()
+    for _ in range(cover.streams):
+        header = reader.header()
+        for _ in reader.events(header):
+            pass
+    for _ in range(cover.records):
+        reader.entry()
+    for _ in range(cover.blobs):
+        yield reader.blob()
 
 
 def chunks(items: Iterable[T], size: Callable[[T], int]) -> Iterator[tuple[T, ...]]:

@@ -92,6 +92,16 @@ def riding(rider: Rider) -> Generator[Rider]:
         _rider.reset(token)
 
 
+@contextmanager
+def alone() -> Generator[None]:
+    """Let no rider go with what is committed in this block: its unit comes later."""
+    token = _rider.set(None)
+    try:
+        yield
+    finally:
+        _rider.reset(token)
+
+
 def current() -> Rider | None:
     """Return who wants to ride along with what is committed now."""
     return _rider.get()
