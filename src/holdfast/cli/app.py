@@ -19,6 +19,7 @@ from holdfast.cli import (
     inspection,
     keys,
     ledger,
+    operations,
     questions,
     runs,
     serve,
@@ -46,6 +47,7 @@ app.add_typer(dashboards.words, name="dashboards")
 app.add_typer(backups.words, name="backup")
 app.add_typer(token.words, name="token")
 app.add_typer(runs.words, name="run")
+app.add_typer(operations.words, name="operation")
 app.add_typer(questions.words, name="question")
 app.add_typer(checkpoints.words, name="checkpoint")
 app.add_typer(artifacts.words, name="artifact")

@@ -1,18 +1,18 @@
 """`holdfast serve`: a store over HTTP, with the functions, engines and machines of a program."""
 
 import asyncio
-import inspect
 import logging
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
 
 from holdfast.cli.exits import EXIT_CODES, finish
 from holdfast.cli.output import say
+from holdfast.cli.words import taking
 from holdfast.core.errors import InvalidValueError, MissingExtraError
 from holdfast.core.exits import Exit
 from holdfast.core.machine import Machine
@@ -54,6 +54,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.0
 
 
+@taking(Words)
 def serve(**chosen: Any) -> None:
     """
     Serve a store over HTTP: it listens at once, and says how far it is while the store comes back.
@@ -67,22 +68,6 @@ def serve(**chosen: Any) -> None:
       curl -H "Authorization: Bearer $(cat holdfast.token)" http://127.0.0.1:8080/v1/runs
     """
     finish(lambda: _serve(Words(**chosen)))
-
-
-def _as_options(shape: type[msgspec.Struct]) -> inspect.Signature:
-    """Return the fields of a class as the parameters of a command."""
-    hints = get_type_hints(shape, include_extras=True)
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty if field.required else field.default,
-                annotation=hints[field.name],
-            )
-            for field in msgspec.structs.fields(shape)
-        ]
-    )
 
 
 def _serve(words: Words) -> Exit:
@@ -182,7 +167,4 @@ def _found(program: str) -> Any:
 
 def add_to(app: typer.Typer) -> None:
     """Give the command line this command."""
-    options = _as_options(Words)
-    serve.__annotations__ = {one.name: one.annotation for one in options.parameters.values()}
-    serve.__signature__ = options  # type: ignore[attr-defined]
     app.command(epilog=EXIT_CODES)(serve)

@@ -28,6 +28,7 @@ class Service:
 
     Attributes:
         runs: start, find, look at, change.
+        operations: what is done to many runs at once.
         questions: that runs ask.
         artifacts: of runs.
         sessions: conversations.
@@ -39,6 +40,7 @@ class Service:
         """Take the connection."""
         self._connection = connection
         self.runs = Runs(connection)
+        self.operations = Operations(connection)
         self.questions = Questions(connection)
         self.artifacts = Artifacts(connection)
         self.sessions = Sessions(connection)
@@ -216,6 +218,99 @@ class Runs:
 
     async def _change(self, run_id: str, verb: str, body: Plain) -> Plain:
         return await _plain(self._connection, "POST", f"{_path('runs', run_id)}/{verb}", body)
+
+
+class Operations:
+    """Operations on many runs: begin, look at, stop."""
+
+    def __init__(self, connection: Connection) -> None:
+        """Take the connection."""
+        self._connection = connection
+
+    async def begin(
+        self,
+        action: str,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        key: str | None = None,
+        **more: Any,
+    ) -> Plain:
+        """
+        Begin to do something to many runs; when this returns, the selection is frozen.
+
+        Args:
+            action: `cancel`, `pause`, `resume`, `retry` or `remove`.
+            filter: which runs, by the conditions of their list; `{}` is all of them.
+            ids: which runs, by name, instead of a filter.
+            key: idempotency key; drawn if not given.
+            more: `limit`, `expected_count`, `reason`, `mode`, `force`.
+
+        Raises:
+            BulkCountError: they are not as many as expected.
+            LimitError: they are more than one operation takes.
+        """
+        asked = _bulk(action, filter, ids, more)
+        return dict((await _plain(self._connection, "POST", "/v1/bulk", asked, key))["operation"])
+
+    async def plan(
+        self,
+        action: str,
+        *,
+        filter: Mapping[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        **more: Any,
+    ) -> Plain:
+        """Return to how many runs that would be done, where they are, and the first of them."""
+        asked = {**_bulk(action, filter, ids, more), "dry_run": True}
+        return dict((await _plain(self._connection, "POST", "/v1/bulk", asked))["plan"])
+
+    async def get(self, operation_id: str) -> Plain:
+        """Return an operation."""
+        return await _plain(self._connection, "GET", _path("operations", operation_id))
+
+    async def follow(self, operation_id: str) -> AsyncGenerator[Plain]:
+        """Yield an operation again and again as it goes on; the last time once it ended."""
+        path, asked = _path("operations", operation_id), {"wait": "change", "timeout": 5}
+        found = await self.get(operation_id)
+        yield found
+        while found.get("ended_at") is None:
+            found = dict(await self._connection.plain("GET", path, params=asked))
+            yield found
+
+    async def ended(self, operation_id: str) -> Plain:
+        """Return an operation once it ended, however long that takes."""
+        return [one async for one in self.follow(operation_id)][-1]
+
+    async def list(self) -> AsyncIterator[Plain]:
+        """Yield operations, the newest first, page after page."""
+        async for one in _pages(self._connection, "/v1/operations", {}):
+            yield one
+
+    async def items(self, operation_id: str, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield what became of each run of the selection: `outcome` ..."""
+        path = f"{_path('operations', operation_id)}/items"
+        async for one in _pages(self._connection, path, filters):
+            yield one
+
+    async def cancel(self, operation_id: str, *, reason: str = "") -> Plain:
+        """Ask an operation to end; what was done stays done."""
+        path = f"{_path('operations', operation_id)}/cancel"
+        return await _plain(self._connection, "POST", path, {"reason": reason})
+
+
+def _bulk(
+    action: str,
+    filter: Mapping[str, Any] | None,
+    ids: Sequence[str] | None,
+    more: Mapping[str, Any],
+) -> Plain:
+    return {
+        "action": action,
+        "filter": None if filter is None else dict(filter),
+        "ids": None if ids is None else list(ids),
+        **more,
+    }
 
 
 class Questions:

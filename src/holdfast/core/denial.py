@@ -244,6 +244,25 @@ class RangeError(CodecError):
     text = "there are {size} bytes; the range is not within them"
 
 
+@dataclass(eq=False, kw_only=True)
+class OperationNotFoundError(NotFoundError):
+    """There is no operation on many runs with this id."""
+
+    operation_id: str
+    code = "operation_not_found"
+    text = "there is no operation {operation_id!r}"
+
+
+@dataclass(eq=False, kw_only=True)
+class BulkCountError(ConflictError):
+    """The selection has another number of runs than expected; nothing was begun."""
+
+    expected: int
+    count: int
+    code = "bulk_count"
+    text = "the selection has {count} runs, expected were {expected}; look again what it selects"
+
+
 # What only a client meets.
 
 

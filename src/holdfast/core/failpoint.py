@@ -42,6 +42,7 @@ POINTS: Final = (
     "run.step_started",
     "run.step_recorded",
     "run.ended",
+    "bulk.item_done",
     "engine.performed",
     "engine.captured",
     "engine.rebased",

@@ -29,6 +29,7 @@ from holdfast.core.refusal import NotReadyError
 from holdfast.http import (
     access,
     artifacts,
+    bulk,
     checkpoints,
     control,
     events,
@@ -62,6 +63,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *tokens.OPERATIONS,
     *runs.OPERATIONS,
     *control.OPERATIONS,
+    *bulk.OPERATIONS,
     *forks.OPERATIONS,
     *questions.OPERATIONS,
     *checkpoints.OPERATIONS,

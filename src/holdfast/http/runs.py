@@ -164,9 +164,9 @@ class RunStart(RunPut, frozen=True, kw_only=True, forbid_unknown_fields=True):
     run_id: RunId | None = None
 
 
-class RunQuery(Query, frozen=True):
+class RunFilter(Query, frozen=True):
     """
-    Which runs are listed.
+    Which runs are meant; every condition that is given has to hold.
 
     Attributes:
         status, function: only those.
@@ -175,14 +175,11 @@ class RunQuery(Query, frozen=True):
         parent, origin: children of this run, forks of this run.
         created_after, created_before, updated_after: moments in RFC 3339.
         attention: only those that wait for somebody to do something.
-        count: also say how many there are on all pages.
-        limit: how many.
-        cursor: where to go on.
     """
 
     status: Status | None = None
     function: str | None = None
-    label: tuple[str, ...] = ()
+    label: list[str] = []
     q: str = ""
     parent: str = ""
     origin: str = ""
@@ -190,6 +187,18 @@ class RunQuery(Query, frozen=True):
     created_before: Moment | None = None
     updated_after: Moment | None = None
     attention: bool = False
+
+
+class RunQuery(RunFilter, frozen=True):
+    """
+    Which runs are listed.
+
+    Attributes:
+        count: also say how many there are on all pages.
+        limit: how many.
+        cursor: where to go on.
+    """
+
     count: bool = False
     limit: Limit = 50
     cursor: str | None = None
@@ -296,9 +305,7 @@ async def list_runs(call: Call) -> RunPage:
     asked = call.query(RunQuery)
     filters = msgspec.structs.replace(asked, cursor=None, limit=1, count=False)
     after = None if asked.cursor is None else after_of(asked.cursor, filters)
-    if asked.q:
-        call.check(Right.PAYLOADS)
-    sought = _sought(asked)
+    sought = sought_of(call, asked)
     # First the place in the feed: what changes while the list is read is told again, not lost.
     head = await call.rt.feed.head()
     found = await call.rt.runs.search.page(sought, after, asked.limit)
@@ -314,7 +321,15 @@ async def list_runs(call: Call) -> RunPage:
     )
 
 
-def _sought(asked: RunQuery) -> Sought:
+def sought_of(call: Call, asked: RunFilter) -> Sought:
+    """
+    Return what a filter says, as runs are searched.
+
+    Raises:
+        ForbiddenError: it looks into content, which the caller may not see.
+    """
+    if asked.q:
+        call.check(Right.PAYLOADS)
     moments = {
         name: at.timestamp()
         for name in ("created_after", "created_before", "updated_after")
@@ -334,15 +349,7 @@ def _sought(asked: RunQuery) -> Sought:
 
 async def get_run(call: Call) -> Response:
     """Return a run, perhaps once it changed or ended."""
-    asked = call.query(Look)
-    info = await call.rt.runs.get(call.param("run_id"))
-    if asked.wait == "change" and not info.is_terminal:
-        known = is_seen(call, info.revision) or call.header("if-none-match") is None
-        if known:
-            info = await _changed(call, info, asked.timeout)
-    elif asked.wait and not info.is_terminal:
-        await call.within(asked.timeout, call.rt.runs.ended(info.id))
-        info = await call.rt.runs.get(info.id)
+    info = await looked_at(call, await call.rt.runs.get(call.param("run_id")))
     headers = {"ETag": etag(info.revision)}
     if call.request.method in ("GET", "HEAD") and is_seen(call, info.revision):
         return Response(status_code=304, headers={**HEADERS, **headers})
@@ -350,6 +357,18 @@ async def get_run(call: Call) -> Response:
     if info.status is Status.SUCCEEDED and call.sees:
         result = await call.rt.runs.plain_result(info)
     return answer(shown(info, payloads=call.sees, result=result), 200, headers)
+
+
+async def looked_at(call: Call, info: RunInfo) -> RunInfo:
+    """Return a run as the caller wants to look at it: now, once it changed, or once it ended."""
+    asked = call.query(Look)
+    if asked.wait == "change" and not info.is_terminal:
+        known = is_seen(call, info.revision) or call.header("if-none-match") is None
+        return await _changed(call, info, asked.timeout) if known else info
+    if asked.wait and not info.is_terminal:
+        await call.within(asked.timeout, call.rt.runs.ended(info.id))
+        return await call.rt.runs.get(info.id)
+    return info
 
 
 async def _changed(call: Call, info: RunInfo, timeout: float) -> RunInfo:

@@ -120,7 +120,7 @@ class Requests:
 
     async def noted(self, note: Note, work: Callable[[], Awaitable[Answer]]) -> Answer:
         """Do what a request asks for; the note is stored in the transaction of its effect."""
-        with riding(Rider((self._append(note),))):
+        with riding(Rider((self.written(note),))):
             return await work()
 
     async def once(
@@ -174,7 +174,7 @@ class Requests:
     ) -> Answer:
         """Do it, with the key in the same unit; then keep the answer beside the key."""
         kept = _Kept(fingerprint, self._store.world.clock.wall())
-        rider = Rider((self._put(key, kept), self._append(note)), (AtVersion(KIND, key, 0),))
+        rider = Rider((self._put(key, kept), self.written(note)), (AtVersion(KIND, key, 0),))
         with riding(rider):
             answer = await work()
         after = msgspec.structs.replace(
@@ -201,7 +201,8 @@ class Requests:
     def _put(self, key: Key, kept: _Kept) -> PutRecord:
         return PutRecord(KIND, key, msgspec.msgpack.encode(kept), _day_tag(kept.at))
 
-    def _append(self, note: Note) -> Write:
+    def written(self, note: Note) -> Write:
+        """Return the write of a note, for whoever does something in another's name."""
         said = self._redaction(msgspec.to_builtins(note))
         return Append(AUDIT, (Event.of(note.action, said),))
 

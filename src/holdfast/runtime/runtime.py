@@ -36,6 +36,7 @@ from holdfast.runtime.record import Records
 from holdfast.runtime.redaction import HashKey
 from holdfast.runtime.requests import Requests
 from holdfast.runtime.restored import Restored
+from holdfast.runtime.runs.bulk import Bulk
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.retention import Retention
 from holdfast.runtime.runs.runs import Runs
@@ -79,6 +80,7 @@ class Runtime:
         latches: breakers and flags that survive restarts.
         sessions: all sessions: found, listed, archived, closed.
         runs: functions that are executed under an id and survive the process.
+        bulk: operations on many runs at once.
         graphs: files in the Attractor dialect that are started as they come.
         engines: working memories of foreign programs, such as rule engines.
         keys: the data keys of an encrypted store, and their rotation.
@@ -146,6 +148,7 @@ class Runtime:
         self.runs = Runs(views, self._executor, retention, self.history)
         self.pipelines = Pipelines(views, self.runs)
         self.graphs = Graphs(views, self.runs)
+        self.bulk = Bulk(views, self.runs, self.requests)
         self._boot.members.append(self._executor)
         self._boot.parts.append(Timers(views))
         self._drain.work.append(self._executor)

@@ -13,7 +13,7 @@ import heapq
 from contextlib import suppress
 from typing import Final
 
-from holdfast.core import codec
+from holdfast.core import bulk, codec
 from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import encode_key
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
@@ -31,6 +31,7 @@ from holdfast.runtime.runs.view import KIND, Views
 from holdfast.runtime.service import Service
 
 KEY_KIND: Final = "holdfast.run.key"
+_BELOW: Final = (QUESTION_KIND, CLAIM_KIND, ARTIFACT_KIND, LINK_KIND, bulk.ITEM_KIND)
 EVERY: Final = 600.0
 
 
@@ -145,7 +146,9 @@ class Retention(Service):
             return None
         if head is not None:
             writes.append(TrimStream(stream_of(run_id), head.last_sequence + 1))
-        for kind in (QUESTION_KIND, CLAIM_KIND, ARTIFACT_KIND, LINK_KIND):
+        if view.function == bulk.FUNCTION:
+            writes.append(DeleteRecord(bulk.KIND, bulk.order_key(view.created, run_id)))
+        for kind in _BELOW:
             writes += [DeleteRecord(kind, one.key) for one in await self._below(kind, run_id)]
         if view.key:
             writes.append(DeleteRecord(KEY_KIND, (view.key,)))
