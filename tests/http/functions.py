@@ -1,4 +1,4 @@
-"""Functions that make a journal grow."""
+"""Functions that make a journal grow, ask people, and leave files behind."""
 
 import asyncio
 from typing import Any
@@ -27,4 +27,9 @@ async def open_ended(run: Run) -> Any:
     return await run.signal("word")
 
 
-FUNCTIONS = [count, large, open_ended]
+async def asks(run: Run, timeout: float | None = None) -> Any:
+    """Ask somebody, and return what they said."""
+    return await run.ask("Which one?", timeout=timeout, default="nobody said")
+
+
+FUNCTIONS = [count, large, open_ended, asks]

@@ -41,12 +41,7 @@ async def said(text: str) -> str:
 
 def path_of(one: Operation, **values: str) -> str:
     """Return a path of an operation; what is not named is made up."""
-    path = one.path
-    for name in one.parameters:
-        value = values.get(name, "1")
-        for form in (f"{{{name}}}", f"{{{name}:int}}", f"{{{name}:path}}"):
-            path = path.replace(form, value)
-    return path
+    return one.address.format(**{name: values.get(name, "1") for name, _ in one.parameters})
 
 
 async def ask(client: httpx.AsyncClient, one: Operation, **values: str) -> httpx.Response:

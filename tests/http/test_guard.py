@@ -233,6 +233,9 @@ def test_what_a_request_says_is_in_no_problem_and_no_log(
                     one.method, path_of(one), content=body, headers=headers
                 )
                 assert CANARY not in answer.text + str(answer.headers), (one.name, answer.text)
+        for path in (f"/{CANARY}", f"/v1/runs/{CANARY}/{CANARY}/x", f"/v1/problems/{CANARY}"):
+            answer = await client.get(f"{path}?{CANARY}={CANARY}", headers=headers)
+            assert CANARY not in str(problem_of(answer, 404, "route_not_found")), path
         wrong = {"Authorization": f"Bearer hf_{CANARY}_{CANARY}"}
         answer = await client.get("/v1/runs", headers=wrong)
         assert CANARY not in problem_of(answer, 401, "unauthorized")["detail"]

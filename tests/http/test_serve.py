@@ -40,10 +40,7 @@ def let_go(path: Path) -> None:
 
 def asked(client: httpx.Client, one: Operation) -> httpx.Response:
     """Ask for an operation as a client does that knows only the table."""
-    path = one.path
-    for name in one.parameters:
-        path = path.replace(f"{{{name}}}", "x").replace(f"{{{name}:int}}", "1")
-        path = path.replace(f"{{{name}:path}}", "x")
+    path = one.address.format(**{name: "1" if kind else "x" for name, kind in one.parameters})
     body = {"json": {}} if one.changes and not one.raw else {}
     return client.request(one.method, path, **body)
 

@@ -72,11 +72,14 @@ class MediaTypeError(CodecError):
 
 @dataclass(eq=False, kw_only=True)
 class RouteNotFoundError(NotFoundError):
-    """There is nothing under this path."""
+    """
+    There is nothing under this path.
 
-    path: str
+    Which path is not repeated: what was asked for may hold a secret.
+    """
+
     code = "route_not_found"
-    text = "there is nothing at {path!r}; see /v1/openapi.json"
+    text = "there is nothing at this path; see /v1/openapi.json"
 
 
 @dataclass(eq=False, kw_only=True)

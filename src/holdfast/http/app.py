@@ -233,7 +233,7 @@ class Everything(BaseRoute):
         request = Request(scope)
         send = guard.guarded(self._site, request, send)
         root = str(scope.get("root_path", "")).rstrip("/")
-        error: HoldfastError = RouteNotFoundError(path=request.url.path[:200])
+        error: HoldfastError = RouteNotFoundError()
         try:
             guard.check_host(self._site, request)
             guard.check_size(request)

@@ -25,14 +25,13 @@ from holdfast.core.denial import (
 from holdfast.core.errors import LimitError
 from holdfast.http.access import Principal
 from holdfast.http.address import released
-from holdfast.http.operation import Operation
+from holdfast.http.operation import Operation, media_type_of
 from holdfast.http.site import Site
 from holdfast.runtime.parcel import Parcel
 from holdfast.runtime.runtime import Runtime
 
 T = TypeVar("T", bound=msgspec.Struct)
 V = TypeVar("V")
-JSON: Final = "application/json"
 _LISTS: Final = ("label", "run", "types", "fields")
 _DEPTH_MAX: Final = 100
 _VALUES_MAX: Final = 200_000
@@ -136,14 +135,13 @@ class Call:
         self.raw = raw
 
     def _plain(self, raw: bytes) -> Any:
-        media_type = (self.header("content-type") or "").partition(";")[0].strip().lower()
+        media_type, taken = media_type_of(self.header("content-type")), self.operation.takes
         text_types, field = self.operation.text
         try:
             if media_type in text_types:
                 return {field: raw.decode()}
-            if raw and media_type != JSON:
-                needed = " or ".join((*text_types, JSON))
-                raise MediaTypeError(found=media_type, needed=needed)
+            if raw and media_type not in taken:
+                raise MediaTypeError(found=media_type, needed=" or ".join(taken))
             plain = msgspec.json.decode(raw or b"{}")
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise MalformedError(what="the body", reason="is not well-formed") from error

@@ -85,7 +85,7 @@ def envelope(
     journal = event.stream.startswith(JOURNALS)
     small = whole or len(event.payload) <= DATA_BYTES_MAX
     data = event.data if small else None
-    fields = cast(dict[str, Any], data) if journal and isinstance(data, dict) else {}
+    fields = _fields(event, data)
     number = event.position if feed else event.sequence
     return EventOut(
         id=event_id(lineage, number, feed=feed),
@@ -103,6 +103,17 @@ def envelope(
         redacted=not payloads,
         meta=event.metadata if payloads else {},
     )
+
+
+def step_of(event: RecordedEvent) -> str:
+    """Return which step an event is about, as its envelope says it; empty for none."""
+    small = len(event.payload) <= DATA_BYTES_MAX
+    return _step(_fields(event, event.data)) if small else ""
+
+
+def _fields(event: RecordedEvent, data: Any) -> dict[str, Any]:
+    is_known = event.stream.startswith(JOURNALS) and isinstance(data, dict)
+    return cast(dict[str, Any], data) if is_known else {}
 
 
 def _step(fields: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from holdfast.core.event import RecordedEvent
 from holdfast.core.refusal import RunNotFoundError
 from holdfast.http.call import Call
 from holdfast.http.cursor import Place, event_id, place_of
-from holdfast.http.envelope import EventOut, envelope
+from holdfast.http.envelope import EventOut, envelope, step_of
 from holdfast.http.frames import NDJSON, SSE, Asked, check_order
 from holdfast.http.operation import Operation, Query
 from holdfast.http.stream import EventStream, first_look, start_of
@@ -193,7 +193,7 @@ def _asked(call: Call, query: EventQuery, name: str, *, feed: bool) -> Asked:
             (not streams or event.stream in streams)
             and event.stream.startswith(prefix)
             and (not types or event.type in types)
-            and (not step or envelope(event, 1, feed=False, payloads=True).step == step)
+            and (not step or step_of(event) == step)
         )
 
     named = {"run": sorted(runs), "stream": prefix, "types": sorted(types), "step": step}

@@ -20,7 +20,7 @@ from holdfast.core.denial import (
     MediaTypeError,
     UrlTooLongError,
 )
-from holdfast.http.operation import Operation
+from holdfast.http.operation import Operation, media_type_of
 from holdfast.http.site import Site
 
 HEADERS: Final = {
@@ -32,7 +32,6 @@ HEADERS: Final = {
 """Headers of every answer that does not set them itself."""
 URL_MAX: Final = 8_192
 HEADERS_MAX: Final = 100
-JSON: Final = "application/json"
 _ASKED_FOR: Final = "authorization, content-type, idempotency-key, if-match, last-event-id"
 _SHOWN: Final = "etag, location, retry-after, idempotency-replayed, x-request-id"
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -100,11 +99,10 @@ def check_media(request: Request, operation: Operation) -> None:
     if request.method in _SAFE or operation.raw:
         return
     found = request.headers.get("content-type")
-    taken = operation.upload or (JSON, *operation.text[0])
     if operation.upload:
         found = found or ""
-    if found is not None and found.partition(";")[0].strip().lower() not in taken:
-        raise MediaTypeError(found=found.partition(";")[0][:100], needed=" or ".join(taken))
+    if found is not None and media_type_of(found) not in operation.takes:
+        raise MediaTypeError(found=media_type_of(found), needed=" or ".join(operation.takes))
 
 
 def preflight(site: Site, request: Request, methods: tuple[str, ...]) -> Response | None:

@@ -6,7 +6,6 @@ by which requests are routed and read.
 """
 
 import inspect
-import re
 from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any, Final
@@ -37,7 +36,6 @@ from holdfast.http.operation import Operation
 from holdfast.http.problem import MEDIA_TYPE, Problem, title_of
 
 _REFS: Final = "#/components/schemas/{name}"
-_PATH_PARAMETER: Final = re.compile(r"{(\w+)(?::(\w+))?}")
 _EVERY: Final = (
     HeadersTooLargeError,
     HostRefusedError,
@@ -77,8 +75,7 @@ def document(operations: Sequence[Operation], root: str = "") -> dict[str, Any]:
     _, components = msgspec.json.schema_components([*shapes, Problem], ref_template=_REFS)
     paths: dict[str, Any] = {}
     for one in operations:
-        path = _PATH_PARAMETER.sub(r"{\1}", one.path)
-        paths.setdefault(path, {})[one.method.lower()] = _operation(one)
+        paths.setdefault(one.address, {})[one.method.lower()] = _operation(one)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -136,7 +133,7 @@ def _operation(one: Operation) -> dict[str, Any]:
 
 
 def _in_path(one: Operation) -> Iterable[dict[str, Any]]:
-    for name, kind in _PATH_PARAMETER.findall(one.path):
+    for name, kind in one.parameters:
         schema: dict[str, Any] = {"type": "string", "minLength": 1}
         if kind == "int":
             schema = {"type": "integer", "minimum": 0}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from holdfast.http.call import Call
 
 Handler = Callable[["Call"], Awaitable["Response | msgspec.Struct"]]
-_PARAMETER: Final = re.compile(r"{(\w+)(?::\w+)?}")
+JSON: Final = "application/json"
+_PARAMETER: Final = re.compile(r"{(\w+)(?::(\w+))?}")
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,10 +91,25 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     again: Handler | None = None
     errors: tuple[type[HoldfastError], ...] = ()
     tag: str = ""
-    media_types: tuple[str, ...] = ("application/json",)
+    media_types: tuple[str, ...] = (JSON,)
     example: Example | None = None
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the parameters in the path."""
+    def parameters(self) -> tuple[tuple[str, str], ...]:
+        """Names of the parameters in the path, each with the kind it is bound to, if any."""
         return tuple(_PARAMETER.findall(self.path))
+
+    @property
+    def address(self) -> str:
+        """The path without the kinds of its parameters."""
+        return _PARAMETER.sub(r"{\1}", self.path)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Media types of a body that is not just bytes."""
+        return self.upload or (*self.text[0], JSON)
+
+
+def media_type_of(header: str | None) -> str:
+    """Return what a Content-Type says, without its parameters."""
+    return (header or "").partition(";")[0].strip().lower()[:100]

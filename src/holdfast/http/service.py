@@ -163,7 +163,7 @@ async def get_problem(call: Call) -> Response:
     code = call.param("code")
     kind = catalogue().get(code)
     if kind is None:
-        raise RouteNotFoundError(path=f"/v1/problems/{code[:100]}")
+        raise RouteNotFoundError()
     family = str(getattr(kind.__mro__[1], "code", ""))
     page = ProblemPage(code, title_of(kind), kind.status, family)
     if _HTML not in (call.header("accept") or ""):

@@ -61,6 +61,7 @@ class Builder:
         self._built: dict[str, Template] = {}
         self._named: dict[str, Template] = {}
         self._relations: set[str] = set()
+        self._brought = 0
 
     def close(self) -> None:
         """Refer to the engine no more."""
@@ -77,7 +78,7 @@ class Builder:
         Nothing has to be noted any more, unless there is no fact: then something else happened,
         or the engine knows more of it than was said.
         """
-        fact, common = self._put(template, slots.items())
+        fact, common = self._put(template, zip(map(str.encode, slots), slots.values(), strict=True))
         known = self._built.get(template) or self._known(template, fact)
         # All of them are slots of it, or the engine had refused them.
         whole = len(known.names) == len(slots)
@@ -92,7 +93,7 @@ class Builder:
             self._built[template] = known
         return known
 
-    def _put(self, template: str, slots: Iterable[tuple[str, Any]]) -> tuple[Any, bool]:
+    def _put(self, template: str, slots: Iterable[tuple[bytes, Any]]) -> tuple[Any, bool]:
         """Assert a fact; return it, and whether its values are of the kinds there is most of."""
         builder = self._builder
         if template != self._building:
@@ -172,18 +173,34 @@ class Builder:
             NotRestoredError: it does not get this index, or more came of it.
         """
         known = self._named.get(template) or self._name(template)
+        self._brought += 1
         if known is None or known.names == _ORDERED:
-            self.ordered(template, unpacked(kept)[0][1])
-            came, gone = self._listener.changes()
-            [(got, fact)] = came.items() if len(came) == 1 and not gone else [(0, None)]
+            got = self.ordered(template, unpacked(kept)[0][1])
+            fact = self.all_brought().get(got)
         else:
-            fact, _ = self._put(template, zip(known.names, unpacked(kept), strict=True))
-            got = self._listener.came_alone(fact)
+            fact, _ = self._put(
+                template, zip(map(str.encode, known.names), unpacked(kept), strict=True)
+            )
+            got = _index_of(fact)
         if got != index:
-            what = f"got index {got}" if got else "did more than to be there"
-            raise NotRestoredError(reason=f"fact {index} {what}")
+            raise NotRestoredError(reason=f"fact {index} got index {got}")
         # What it is here, is compared by a capture with what the engine says.
         self._facts.put(index, Held(fact, known or self._facts.template_of(fact), None, kept))
+
+    def all_brought(self) -> dict[int, Any]:
+        """
+        Return the facts that were brought since the last call.
+
+        Raises:
+            NotRestoredError: others came as well, or some went.
+        """
+        came, gone = self._listener.changes()
+        brought, self._brought = self._brought, 0
+        if gone or len(came) != brought:
+            raise NotRestoredError(
+                reason=f"{brought} facts were brought, {len(came)} came, {len(gone)} went"
+            )
+        return came
 
     def _name(self, template: str) -> Template | None:
         """Return a template by its name, or None for ordered facts of which there was none."""

@@ -222,6 +222,7 @@ def _restore(memory: "ClipsMemory", parts: Iterator[bytes]) -> Iterator[None]:
     yield
     for part in parts:
         yield from _take(memory, codec.decode_as(part, _Facts, "facts"))
+        memory.builder.all_brought()
         memory.facts.count()
         yield
     if len(memory.facts.by_index) != head.facts:
@@ -245,6 +246,7 @@ def _begin(memory: "ClipsMemory", head: Head) -> None:
 def _take(memory: "ClipsMemory", facts: _Facts) -> Iterator[None]:
     for index, template, kept in facts:
         if index > memory.facts.next:
+            memory.builder.all_brought()
             yield from _burn(memory, index)
         memory.builder.bring(index, template, bytes(kept))
 

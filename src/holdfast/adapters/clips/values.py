@@ -304,17 +304,17 @@ def _lexeme(value: Any) -> str | bytes:
 class SlotRefusedError(Exception):
     """A slot does not take its value."""
 
-    def __init__(self, slot: str, code: int) -> None:
+    def __init__(self, slot: bytes, code: int) -> None:
         """Say which one, and the engine's reason."""
         super().__init__(slot, code)
-        self.slot = slot
+        self.slot = slot.decode()
         self.code = code
 
 
 def put_slots(
     env: Any,
     builder: Any,
-    slots: Iterable[tuple[str, Any]],
+    slots: Iterable[tuple[bytes, Any]],
     address: Any,
     box: Any,
 ) -> bool:
@@ -337,10 +337,12 @@ def put_slots(
             box.value = _create_integer(env, kept)
         elif kind is list and kept[0] == "s" and type(kept[1]) is str:
             box.value = _create_symbol(env, kept[1].encode())
+        elif kind is float:
+            box.value = _create_float(env, kept)
         else:
             write(env, kept, address, box)
             common = False
-        if code := _put_slot(builder, slot.encode(), box):
+        if code := _put_slot(builder, slot, box):
             raise SlotRefusedError(slot, code)
     return common
 
