@@ -25,7 +25,7 @@ from holdfast.http.address import quoted
 from holdfast.http.answers import answer, moment, next_cursor
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, page_cursor
-from holdfast.http.operation import Example, Operation, Query
+from holdfast.http.operation import Operation, Query
 from holdfast.http.runs import (
     Limit,
     Look,
@@ -388,9 +388,6 @@ OPERATIONS: Final = (
         changes=True,
         errors=(BulkCountError, LimitError, OperationNotFoundError),
         tag="operations",
-        example=Example(
-            body={"action": "cancel", "filter": {"status": "waiting"}, "dry_run": True}
-        ),
     ),
     Operation(
         method="GET",
@@ -402,7 +399,6 @@ OPERATIONS: Final = (
         answer=OperationPage,
         errors=(CursorError,),
         tag="operations",
-        example=Example(),
     ),
     Operation(
         method="GET",

@@ -13,7 +13,7 @@ from holdfast.core.refusal import EntryNotFoundError, EntryStateError
 from holdfast.http.answers import answer, moment
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id, page_cursor
-from holdfast.http.operation import Example, Operation, Query
+from holdfast.http.operation import Operation, Query
 from holdfast.http.runs import Limit, Words
 from holdfast.runtime.work.ledger import EntryInfo
 
@@ -175,7 +175,6 @@ OPERATIONS: Final = (
         answer=EntryPage,
         errors=(CursorError,),
         tag="ledger",
-        example=Example(query={"state": "interrupted"}),
     ),
     Operation(
         method="POST",

@@ -32,6 +32,7 @@ from holdfast.core.denial import (
 from holdfast.core.errors import HoldfastError, LimitError, UnexpectedError
 from holdfast.core.refusal import NotReadyError
 from holdfast.http.answers import HEADERS
+from holdfast.http.example import EXAMPLES, Example
 from holdfast.http.operation import Operation
 from holdfast.http.problem import MEDIA_TYPE, Problem, title_of
 
@@ -124,12 +125,16 @@ def _operation(one: Operation) -> dict[str, Any]:
         found["requestBody"] = {"required": True, "content": content}
     elif one.body is not None:
         shape: dict[str, Any] = {"schema": _ref(one.body)}
-        if one.example is not None and one.example.body is not None:
-            shape["example"] = one.example.body
+        if (body := _example(one).body) is not None:
+            shape["example"] = body
         texts = {text: {"schema": {"type": "string"}} for text in one.text[0]}
         bodies = {"application/json": shape, **texts}
         found["requestBody"] = {"required": True, "content": bodies}
     return found
+
+
+def _example(one: Operation) -> Example:
+    return EXAMPLES.get(one.name, Example())
 
 
 def _in_path(one: Operation) -> Iterable[dict[str, Any]]:
@@ -138,8 +143,8 @@ def _in_path(one: Operation) -> Iterable[dict[str, Any]]:
         if kind == "int":
             schema = {"type": "integer", "minimum": 0}
         found = {"name": name, "in": "path", "required": True, "schema": schema}
-        if one.example is not None and name in one.example.params:
-            found["example"] = one.example.params[name]
+        if (value := _example(one).params.get(name)) is not None:
+            found["example"] = int(value) if kind == "int" else value
         yield found
 
 
@@ -153,8 +158,8 @@ def _in_query(one: Operation) -> Iterable[dict[str, Any]]:
             "required": field.required,
             "schema": _without_null(dict(schema)),
         }
-        if one.example is not None and field.encode_name in one.example.query:
-            found["example"] = one.example.query[field.encode_name]
+        if (value := _example(one).query.get(field.encode_name)) is not None:
+            found["example"] = value
         yield found
 
 

@@ -27,23 +27,6 @@ class Query(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Parameters behind the question mark; none here."""
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True):
-    """
-    How an operation is asked, and what it answers.
-
-    Attributes:
-        params: values for the path.
-        query: behind the question mark.
-        body: plain value, sent as JSON.
-        status: of the answer.
-    """
-
-    params: dict[str, str] = {}
-    query: dict[str, str] = {}
-    body: Any = None
-    status: int = 200
-
-
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """
     Something the service does.
@@ -68,7 +51,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         again: answers with how things are, for a request whose answer was lost.
         errors: it may meet, besides those of every operation.
         tag: group in the document.
-        example: that is answered as documented.
     """
 
     method: str
@@ -92,7 +74,6 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[type[HoldfastError], ...] = ()
     tag: str = ""
     media_types: tuple[str, ...] = (JSON,)
-    example: Example | None = None
 
     @property
     def parameters(self) -> tuple[tuple[str, str], ...]:

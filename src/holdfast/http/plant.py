@@ -12,7 +12,7 @@ from holdfast.core.access import Right
 from holdfast.core.errors import InvalidValueError
 from holdfast.http.answers import Receipt, answer, moment
 from holdfast.http.call import Call
-from holdfast.http.operation import Example, Operation
+from holdfast.http.operation import Operation
 
 
 class WorkerOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,7 +270,6 @@ def _listing(path: str, name: str, summary: str, handler: Any, shape: Any) -> Op
         handler=handler,
         answer=shape,
         tag="plant",
-        example=Example(),
     )
 
 

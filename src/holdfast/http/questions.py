@@ -18,7 +18,7 @@ from holdfast.http.answers import HEADERS, answer, moment, next_cursor
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id
 from holdfast.http.etag import check_match, etag, is_seen
-from holdfast.http.operation import Example, Operation, Query
+from holdfast.http.operation import Operation, Query
 from holdfast.http.runs import Limit, Words
 from holdfast.runtime.runs.claim import SECONDS_MAX
 from holdfast.runtime.runs.question import QuestionInfo, State
@@ -247,7 +247,6 @@ OPERATIONS: Final = (
         answer=QuestionPage,
         errors=(CursorError, InvalidValueError),
         tag="questions",
-        example=Example(query={"order": "deadline"}),
     ),
     Operation(
         method="GET",

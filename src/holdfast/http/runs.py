@@ -17,7 +17,7 @@ from holdfast.http.answers import HEADERS, Receipt, answer, moment
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id, page_cursor
 from holdfast.http.etag import etag, is_seen
-from holdfast.http.operation import Example, Operation, Query
+from holdfast.http.operation import Operation, Query
 from holdfast.runtime.runs.handle import RunInfo
 from holdfast.runtime.runs.search import Sought
 
@@ -426,7 +426,6 @@ OPERATIONS: Final = (
         answer=RunPage,
         errors=(CursorError,),
         tag="runs",
-        example=Example(query={"status": "running", "limit": "10"}),
     ),
     Operation(
         method="GET",

@@ -14,7 +14,7 @@ from holdfast.core.denial import CursorError, RouteNotFoundError
 from holdfast.http.answers import HEADERS, answer, moment
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id, page_cursor
-from holdfast.http.operation import Example, Operation, Query
+from holdfast.http.operation import Operation, Query
 from holdfast.http.problem import title_of
 from holdfast.http.runs import Limit
 from holdfast.runtime.requests import Note
@@ -186,7 +186,6 @@ OPERATIONS: Final = (
         handler=get_info,
         answer=Info,
         tag="service",
-        example=Example(),
     ),
     Operation(
         method="GET",
@@ -199,7 +198,6 @@ OPERATIONS: Final = (
         answer=AuditPage,
         errors=(CursorError,),
         tag="service",
-        example=Example(),
     ),
     Operation(
         method="GET",
@@ -213,6 +211,5 @@ OPERATIONS: Final = (
         media_types=("application/json", _HTML),
         errors=(RouteNotFoundError,),
         tag="service",
-        example=Example(params={"code": "run_not_found"}),
     ),
 )

@@ -15,7 +15,7 @@ from holdfast.http.address import quoted
 from holdfast.http.answers import HEADERS, answer, moment, next_cursor
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id
-from holdfast.http.operation import Example, Handler, Operation, Query
+from holdfast.http.operation import Handler, Operation, Query
 from holdfast.http.runs import Limit, Words
 from holdfast.runtime.sessions.stored import StoredSession
 
@@ -204,7 +204,6 @@ OPERATIONS: Final = (
         answer=SessionPage,
         errors=(CursorError,),
         tag="sessions",
-        example=Example(query={"archived": "false"}),
     ),
     Operation(
         method="GET",
