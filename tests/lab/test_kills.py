@@ -65,7 +65,6 @@ RUNTIME = (
     "run.step_started",
     "run.step_recorded",
     "run.ended",
-    "bulk.item_done",
     "engine.performed",
     "engine.captured",
     "engine.rebased",

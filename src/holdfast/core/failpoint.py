@@ -42,7 +42,6 @@ POINTS: Final = (
     "run.step_started",
     "run.step_recorded",
     "run.ended",
-    "bulk.item_done",
     "engine.performed",
     "engine.captured",
     "engine.rebased",

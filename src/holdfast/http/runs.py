@@ -179,7 +179,7 @@ class RunFilter(Query, frozen=True):
 
     status: Status | None = None
     function: str | None = None
-    label: list[str] = msgspec.field(default_factory=list)
+    label: list[str] = msgspec.field(default_factory=list[str])
     q: str = ""
     parent: str = ""
     origin: str = ""

@@ -351,7 +351,6 @@ class Bulk:
                 await self._see_to(id, order, row)
             except (NotReadyError, ClosedError):
                 return number  # The runtime is on its way out: the next one goes on here.
-            self._store.world.failpoints.reach("bulk.item_done")
         return numbers.stop
 
     async def _see_to(self, id: str, order: Order, row: RecordRow) -> None:
