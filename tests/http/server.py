@@ -4,11 +4,14 @@ The service in a process of its own, which the tests kill; run by them.
     python -m tests.http.server URL PORT [SETTINGS]
 
 The socket listens before the store is open. `SETTINGS` are those of `holdfast.http.Settings`, as
-JSON. Beside it is `/page.html`, a page of the same origin on which a browser runs what it is told.
+JSON, with `options` for `holdfast.open`. Beside it is `/page.html`, a page of the same origin on
+which a browser runs what it is told.
 """
 
 import json
+import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -20,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 import holdfast.http
 from holdfast.core.world import World
 from holdfast.http import Settings
+from holdfast.testing.disk.disk import Call, Disk, Fault
 from tests.http.delays import armed, delayed
 from tests.http.functions import FUNCTIONS
 
@@ -64,15 +68,30 @@ class Paged:
         await self._app(scope, receive, send)
 
 
+def world_of(url: str, said: dict[str, Any]) -> World:
+    """Return a world whose commits take a while or kill, or whose disk breaks at SIGUSR1."""
+    if delay := said.pop("commit_delay", 0.0):
+        return World(failpoints=delayed(delay))
+    if dies := said.pop("dies", None):
+        return World(failpoints=armed(*dies))
+    if said.pop("breakable", False):
+        disk = Disk(Path(url.removeprefix("sqlite:///")).parent)
+        syncs = frozenset({Call.SYNC})
+
+        def broken(*_: object) -> None:
+            disk.fail(1, Fault.EIO, on=syncs, lasting=True)
+
+        signal.signal(signal.SIGUSR1, broken)
+        return World(vfs=disk.vfs, files=disk.files)
+    return World()
+
+
 def main(url: str, port: int, said: dict[str, Any]) -> None:
     """Serve until somebody ends it."""
-    delay = said.pop("commit_delay", 0.0)
-    dies = said.pop("dies", None)
-    world = World(failpoints=delayed(delay)) if delay else World()
-    if dies:
-        world = World(failpoints=armed(*dies))
+    options = said.pop("options", {})
+    world = world_of(url, said)
     settings = Settings(token=TOKEN, **said)
-    app = Paged(holdfast.http.app(url, settings, functions=FUNCTIONS, world=world))
+    app = Paged(holdfast.http.app(url, settings, functions=FUNCTIONS, world=world, **options))
     config = uvicorn.Config(app, port=port, log_level="warning", access_log=False)
     uvicorn.Server(config).run()
 

@@ -52,12 +52,13 @@ class Service:
         self._settings = settings
         self.child: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Begin a life; returns when it is ready."""
+    def start(self, *, wait: bool = True) -> None:
+        """Begin a life; returns when it is ready, or at once."""
         program = [sys.executable, "-m", "tests.http.server", self.url, str(self.port)]
         self.child = subprocess.Popen([*program, json.dumps(self._settings)])
         self.lives += 1
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
 
     def wait_ready(self) -> None:
         """Wait until it takes work."""
@@ -102,6 +103,11 @@ class Service:
         return httpx.post(
             self.base + path, json=body, headers={**BEARER, **headers}, timeout=PATIENCE
         )
+
+    def put(self, path: str, data: bytes, **headers: str) -> httpx.Response:
+        """Send bytes."""
+        sent = {**BEARER, "Content-Type": "application/octet-stream", **headers}
+        return httpx.put(self.base + path, content=data, headers=sent, timeout=PATIENCE)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         """Look."""

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from tests.http.server import TOKEN
-from tests.http.service import BEARER, PATIENCE, Service, until
+from tests.http.service import PATIENCE, Service, until
 
 KILLS = 3
 SIZE = 700_000
@@ -168,16 +168,8 @@ def put_many(service: Service, kill: int, sent: dict[str, bytes], answered: set[
 def put_one(service: Service, name: str, data: bytes) -> httpx.Response:
     """Put an artifact, with its digest."""
     digest = base64.b64encode(hashlib.sha256(data).digest()).decode()
-    return httpx.put(
-        f"{service.base}/v1/runs/one/artifacts/{name}",
-        content=data,
-        headers={
-            **BEARER,
-            "Content-Type": "application/octet-stream",
-            "Content-Digest": f"sha-256=:{digest}:",
-        },
-        timeout=PATIENCE,
-    )
+    path = f"/v1/runs/one/artifacts/{name}"
+    return service.put(path, data, **{"Content-Digest": f"sha-256=:{digest}:"})
 
 
 def half_sent(service: Service, name: str) -> socket.socket:

@@ -94,6 +94,16 @@ class MethodNotAllowedError(StateError):
 
 
 @dataclass(eq=False, kw_only=True)
+class DiskLowError(StoreError):
+    """Too little room is left on the disk of the store for work that begins."""
+
+    free: int
+    floor: int
+    code = "disk_low"
+    text = "{free} bytes are free on the disk of the store, {floor} have to be; make room"
+
+
+@dataclass(eq=False, kw_only=True)
 class FunctionNotFoundError(NotFoundError):
     """No function of this name is registered with the runtime."""
 

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Final
 
 import msgspec
@@ -53,6 +53,7 @@ from holdfast.http.metrics import METRICS, tell_answered, tell_replayed
 from holdfast.http.openapi import answer_document
 from holdfast.http.operation import Handler, Operation
 from holdfast.http.problem import answer_problem
+from holdfast.http.readiness import STARTED
 from holdfast.http.site import STATE, Settings, Site, Source
 from holdfast.runtime.opening import open as open_runtime
 from holdfast.runtime.requests import Answer, Note
@@ -94,6 +95,8 @@ DOCUMENT: Final = Operation(
     early=True,
     tag="service",
 )
+PHASE: Final = "Holdfast-Phase"
+"""Header that says in which phase an answer was given, while that is neither ready nor draining."""
 _REPLAYED: Final = {"Idempotency-Replayed": "true"}
 _KEPT_HEADERS: Final = ("location", "etag")
 
@@ -177,10 +180,18 @@ class Endpoint:
             log.exception("event=request_fault request=%s", id)
             response = answer_problem(UnexpectedError(reason=type(error).__name__), root, id)
         response.headers.setdefault("X-Request-Id", id)
+        self._mark(scope, response)
         path = next(iter(self._operations.values())).path
         seconds = clock() - began
         tell_answered(self._site, request, path, response.status_code, seconds, refused)
         await response(scope, receive, send)
+
+    def _mark(self, scope: Scope, response: Response) -> None:
+        """Say on every answer that what is read is not recovered yet, or will not be any more."""
+        with suppress(NotReadyError):
+            phase = self._site.runtime(scope).phase
+            if phase.value not in STARTED:
+                response.headers[PHASE] = phase.value
 
     async def _answer(self, request: Request, id: str) -> Response:
         guard.check_host(self._site, request)
@@ -208,6 +219,8 @@ class Endpoint:
         if operation.changes:
             # Before the body is read: of what cannot be done, nothing is taken in.
             call.rt.requests.check()
+        if operation.begins:
+            call.rt.room.check()
         try:
             await call.load()
             if not operation.changes:
@@ -247,19 +260,22 @@ class Everything(BaseRoute):
 
 def check_started(call: Call) -> None:
     """
-    Return if what is stored can be asked for.
+    Return if this can be asked for now.
+
+    What reads durable state alone is answered as soon as the store is open, and goes on where
+    nothing may be written any more; the answer says in which phase it was given.
 
     Raises:
         NotReadyError: it is not restored yet, or it failed.
     """
     health = call.rt.health()
-    if health.phase in (Phase.READY, Phase.DRAINING):
+    if health.phase.value in STARTED or (call.operation.stored and health.reads):
         return
     done = sum(done for done, _ in health.progress.values())
     total = sum(total for _, total in health.progress.values())
-    raise NotReadyError(
-        phase=health.phase.value, done=done, total=total, reason="/readyz says how far it is"
-    )
+    failed = health.phase is Phase.FAILED
+    reason = "it has to be started anew" if failed else "/readyz says how far it is"
+    raise NotReadyError(phase=health.phase.value, done=done, total=total, reason=reason)
 
 
 async def run(handler: Handler, call: Call) -> Response:

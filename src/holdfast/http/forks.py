@@ -113,6 +113,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/runs/{run_id}/fork",
         name="run_fork",
+        begins=True,
         summary="Fork a run, or say what a fork would do",
         handler=fork_run,
         again=forked_before,

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from holdfast.core.denial import (
     CrossSiteError,
     CursorError,
+    DiskLowError,
     ForbiddenError,
     HeadersTooLargeError,
     HostRefusedError,
@@ -29,7 +30,14 @@ from holdfast.core.denial import (
     UnauthorizedError,
     UrlTooLongError,
 )
-from holdfast.core.errors import HoldfastError, LimitError, UnexpectedError
+from holdfast.core.errors import (
+    HoldfastError,
+    LimitError,
+    OutcomeUnknownError,
+    PoisonedError,
+    StoreFullError,
+    UnexpectedError,
+)
 from holdfast.core.refusal import NotReadyError
 from holdfast.http.answers import HEADERS
 from holdfast.http.example import EXAMPLES, Example
@@ -49,6 +57,7 @@ _EVERY: Final = (
 _SIGNED: Final = (UnauthorizedError, ForbiddenError)
 _BODIED: Final = (MalformedError, MediaTypeError, LimitError, SlowRequestError)
 _ONCE: Final = (KeyReusedError, KeyBusyError)
+_COMMITTED: Final = (StoreFullError, OutcomeUnknownError, PoisonedError)
 _KEY: Final = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -201,7 +210,9 @@ def _problems(one: Operation) -> dict[str, Any]:
     if one.method != "GET":
         kinds.append(MediaTypeError)
     if one.changes:
-        kinds += _ONCE
+        kinds += (*_ONCE, *_COMMITTED)
+    if one.begins:
+        kinds.append(DiskLowError)
     if {"cursor", "after"} & {field.name for field in msgspec.structs.fields(one.query)}:
         kinds.append(CursorError)
     by_status: dict[str, list[str]] = {}

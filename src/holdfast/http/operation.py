@@ -47,6 +47,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
         status: of the answer if it is no error.
         also: other statuses with the same answer.
         early: it is answered before the runtime is ready.
+        stored: it reads what is durable and needs no recovery: answered once the store is open.
+        begins: it begins something that takes room; refused where little of that is left.
         changes: it changes something: an idempotency key is taken and a note is written.
         again: answers with how things are, for a request whose answer was lost.
         errors: it may meet, besides those of every operation.
@@ -69,6 +71,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
     also: tuple[int, ...] = ()
     early: bool = False
+    stored: bool = False
+    begins: bool = False
     changes: bool = False
     again: Handler | None = None
     errors: tuple[type[HoldfastError], ...] = ()

@@ -334,6 +334,7 @@ _ONE: Final[tuple[type[HoldfastError], ...]] = (RunNotFoundError,)
 
 def _operation(method: str, path: str, name: str, summary: str, **more: Any) -> Operation:
     errors = (*_ONE, *more.pop("errors", ()))
+    more.setdefault("stored", method == "GET")
     return Operation(
         method=method,
         path=path,
@@ -355,6 +356,7 @@ OPERATIONS: Final = (
         "pipeline_start",
         "Start a graph",
         handler=start_pipeline,
+        begins=True,
         right=Right.OPERATE,
         body=GraphStart,
         # Not text/plain, which any form of any page can send.

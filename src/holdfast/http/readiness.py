@@ -28,6 +28,8 @@ LEAVING: Final = "leaving"
 _OUTAGE: Final = frozenset({"heartbeat"})
 _WORDS: Final = {
     "store": "the store stopped after a failed commit; restart",
+    "disk": "too little room is left on the disk",
+    "clock": "the clock is behind what the store has seen",
     "engines": "an engine is not restored",
     "restored": "it is paused after a restore; confirm to go on",
     "commits": "the last commit failed",
@@ -65,6 +67,7 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
         status: `ready`, or the phase it is in.
         ready: work may be sent, as far as a probe is concerned.
         accepts: state may be changed now.
+        reads: what is durable can be looked at.
         reason: why not.
         since: when the phase began.
         progress: things done and to do, by part of the boot.
@@ -74,6 +77,7 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
     status: str
     ready: bool
     accepts: bool = False
+    reads: bool = False
     reason: str = ""
     since: datetime | None = None
     progress: dict[str, tuple[int, int]] = {}
@@ -85,14 +89,9 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.status in STARTED
 
     @property
-    def reads(self) -> bool:
-        """Whether what is stored can be looked at."""
-        return self.started and self._is_open("store")
-
-    @property
     def fresh(self) -> bool:
         """Whether the store took what it was last given."""
-        return self.reads and self._is_open("heartbeat")
+        return self.started and self._is_open("store") and self._is_open("heartbeat")
 
     def _is_open(self, name: str) -> bool:
         return all(gate.ok for gate in self.gates if gate.name == name)
@@ -126,6 +125,7 @@ def readiness(site: Site, scope: Any, *, whole: bool) -> Readiness:
         health.phase.value,
         accepts or _is_graced(site, health),
         accepts,
+        health.reads,
         "" if accepts else _reason(site, health, gates, whole=whole),
         moment(health.since),
         health.progress,

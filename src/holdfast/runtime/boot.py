@@ -108,6 +108,7 @@ class Boot:
         parts: what comes back, in order within a phase.
         members: who enters and leaves with the runtime.
         report: what was found and done, once it is durable.
+        recalled: what has to be known before anything is read is known.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Boot:
         self.members: list[Member] = []
         self._entered: list[Member] = []
         self.report: Report | None = None
+        self.recalled = False
 
     async def run(self) -> None:
         """
@@ -192,6 +194,7 @@ class Boot:
     def _recall(self, reader: Reads) -> None:
         for recall in self._recalls:
             recall(reader)
+        self.recalled = True
 
     async def _enter(self, *unit: Unit) -> None:
         """Let the members enter; with a unit, in one with it."""

@@ -10,7 +10,6 @@ store by more than a tenth; many who ask at once share one look.
 """
 
 import asyncio
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +31,7 @@ from holdfast.core.run import ATTENTION, LIVE
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.health import Health
 from holdfast.runtime.listing import tally
+from holdfast.runtime.room import Room
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.question import KIND as QUESTION_KIND
 from holdfast.runtime.runs.view import KIND as RUN_KIND
@@ -92,10 +92,16 @@ class Gauges:
     """Looks at the store and at this process."""
 
     def __init__(
-        self, store: Store, health: Callable[[], Health], executor: Executor, ledger: Ledger
+        self,
+        store: Store,
+        health: Callable[[], Health],
+        executor: Executor,
+        ledger: Ledger,
+        room: Room,
     ) -> None:
         """Take what is looked at."""
         self._store = store
+        self._disk = room
         self._health = health
         self._executor = executor
         self._ledger = ledger
@@ -182,9 +188,8 @@ class Gauges:
             with suppress(OSError):
                 size = path.with_name(path.name + "-wal").stat().st_size
                 yield Reading("store_size_bytes", {"file": "wal"}, size)
-            with suppress(OSError):
-                disk = os.statvfs(path.parent)
-                yield Reading("store_free_bytes", {}, disk.f_bavail * disk.f_frsize)
+            if (free := self._disk.free()) is not None:
+                yield Reading("store_free_bytes", {}, free)
 
     async def _tagged(self, kind: str, tag: str) -> tuple[list[RecordRow], int]:
         """Return the first records with a tag, and how many there are beyond them."""

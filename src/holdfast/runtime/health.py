@@ -55,6 +55,7 @@ class Health(msgspec.Struct, frozen=True):
     Attributes:
         phase: where it is on its way from opening to closed.
         ready: state may be changed.
+        reads: what is durable can be read.
         since: wall time in seconds at which the phase began.
         reason: why it failed; empty otherwise.
         stage: what a runtime that is draining is doing; empty otherwise.
@@ -66,6 +67,7 @@ class Health(msgspec.Struct, frozen=True):
 
     phase: Phase
     ready: bool
+    reads: bool
     since: float
     reason: str
     stage: str

@@ -36,6 +36,7 @@ from holdfast.runtime.record import Records
 from holdfast.runtime.redaction import HashKey
 from holdfast.runtime.requests import Requests
 from holdfast.runtime.restored import Restored
+from holdfast.runtime.room import Room
 from holdfast.runtime.runs.bulk import Bulk
 from holdfast.runtime.runs.executor import Executor
 from holdfast.runtime.runs.retention import Retention
@@ -89,6 +90,7 @@ class Runtime:
         transfers: runs and sessions out into files, and in again.
         telemetry: who is told what happens; see `holdfast.core.telemetry`.
         gauges: what is true now, for whoever measures.
+        room: what is free on the disk of the store.
         restored: whether the store is paused after a restore, and the way on.
         requests: what was asked for from outside, once under a key, with its audit.
         tokens: by which somebody outside proves who asks.
@@ -152,7 +154,8 @@ class Runtime:
         self._boot.members.append(self._executor)
         self._boot.parts.append(Timers(views))
         self._drain.work.append(self._executor)
-        self.gauges = Gauges(store, self.health, self._executor, self.ledger)
+        self.room = Room(store)
+        self.gauges = Gauges(store, self.health, self._executor, self.ledger, self.room)
         self._pulse = Pulse(store)
         self._add_gates()
 
@@ -270,6 +273,11 @@ class Runtime:
         self.telemetry.tell("store.verified", {}, {"findings": len(found), **at})
         return found
 
+    @property
+    def phase(self) -> Phase:
+        """Where it is on its way from opening to closed."""
+        return self._life.phase
+
     def health(self) -> Health:
         """Return how this runtime is now: phase, readiness, what is degraded, progress."""
         gates = self._gates.look()
@@ -279,6 +287,7 @@ class Runtime:
         return Health(
             phase=life.phase,
             ready=life.phase is Phase.READY and all(gate.ok for gate in gates if gate.needed),
+            reads=self._boot.recalled and life.phase is not Phase.CLOSED,
             since=life.since,
             reason="" if life.failure is None else reason_of(life.failure),
             stage=life.stage,
@@ -351,6 +360,8 @@ class Runtime:
             self.tokens.start()
             self.restored.begin(self._executor.start, self.runs.retention.start)
         self._store.admit()
+        # Nobody looked at what others committed while it came back.
+        self._store.wakes.wake_all()
 
     async def close(self) -> None:
         """Flush, say goodbye, release the store; work under way is not waited for."""
@@ -397,6 +408,7 @@ class Runtime:
         gates, store, flusher = self._gates, self._store, self._flusher
         gates.add("store", lambda: store.poisoned or "", needed=True)
         gates.add("heartbeat", lambda: self._presence.trouble, needed=True)
+        gates.add("disk", self.room.trouble, needed=True)
         gates.add("engines", self.engines.trouble, needed=True)
         gates.add("restored", self.restored.reason, needed=True)
         gates.add("commits", lambda: "" if store.trouble is None else reason_of(store.trouble))

@@ -40,6 +40,8 @@ class Options:
         runs_kept: how many runs that ended are kept, the newest; all if not given.
         keyring: keys by which values are encrypted, or the file they are in; the file that the
             environment variable `HOLDFAST_KEYRING` names if it is not given, and none without it.
+        free_bytes_min: bytes that have to be free on the disk of an SQLite store for new work to be
+            taken over HTTP; 0 for none.
         boot_budget: seconds a boot may take before it fails; the next one goes on from there.
     """
 
@@ -57,6 +59,7 @@ class Options:
     outcome_retention: float = 3_600.0
     lease_ttl: float = 30.0
     sessions_in_memory: int = 10_000
+    free_bytes_min: int = 64 * 1024 * 1024
     boot_budget: float = 600.0
     runs_kept_for: float | None = None
     runs_kept: int | None = None
@@ -73,7 +76,7 @@ class Options:
         for name in (*counts, "sessions_in_memory"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 1")
-        for name in ("runs_kept_for", "runs_kept"):
+        for name in ("runs_kept_for", "runs_kept", "free_bytes_min"):
             if (getattr(self, name) or 0) < 0:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 0")
 
