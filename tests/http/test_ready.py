@@ -23,7 +23,8 @@ def test_every_operation_that_changes_something_is_refused_until_it_is_ready(
             for one in changing:
                 path = re.sub(r"{(\w+)(:int)?}", "1", one.path)
                 # Nothing of a body that cannot be done is looked at, so any will do.
-                answer = await client.request(one.method, path, content=b"no json")
+                sent = {"Content-Type": (*one.takes, "application/json")[0]}
+                answer = await client.request(one.method, path, content=b"no", headers=sent)
                 assert answer.status_code == 503, (one.name, answer.text)
                 assert answer.headers["retry-after"] == "1"
                 problem = answer.json()

@@ -191,6 +191,7 @@ OPERATIONS: Final = (
         method="POST",
         path="/v1/import",
         name="import",
+        begins=True,
         summary="Take in a run or a session that was exported",
         handler=take_in,
         again=taken_in,

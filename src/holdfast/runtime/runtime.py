@@ -123,9 +123,9 @@ class Runtime:
         self.workers = Workers(store)
         self.requests = Requests(store, redaction, self.history)
         self.tokens = Tokens(store)
-        in_memory = store.options.sessions_in_memory
+        options = store.options
         self.sessions = Sessions(
-            store, self._flusher, self._damages, self.history, in_memory, redaction
+            store, self._flusher, self._damages, self.history, options.sessions_in_memory, redaction
         )
         self.engines = Engines(store, self._damages, flush_interval, redaction)
         self._boot.parts += [Identities(store), self.engines]
@@ -145,7 +145,6 @@ class Runtime:
         views = Views(store, redaction, self._damages)
         self._executor = Executor(views, self.ledger, self._presence)
         self._watch.on_streams = self._executor.heard
-        options = store.options
         retention = Retention(views, options.runs_kept_for, options.runs_kept)
         self.runs = Runs(views, self._executor, retention, self.history)
         self.pipelines = Pipelines(views, self.runs)
