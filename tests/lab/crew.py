@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from holdfast.testing.memory import leave_uncounted
 from holdfast.testing.server import PostgresUnavailableError
 from tests.lab.layers import Job, Outcome
 
@@ -187,7 +188,8 @@ def _work(pipe: Connection, log: str) -> None:
     os.setsid()
     # What is imported stays; looking at it again and again took a twentieth of the time.
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)
+    leave_uncounted()
     with Path(log).open("ab") as errors:
         os.dup2(errors.fileno(), sys.stderr.fileno())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

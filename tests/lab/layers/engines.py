@@ -18,7 +18,7 @@ from tests.lab.piles import SOMETIMES as SOMETIMES_DAMAGED
 from tests.lab.piles import invariant, work
 
 _STRIKES_PER_JOB: Final = 4
-_JOBS: Final = 16
+_JOBS: Final = 10
 _IMAGES_PER_JOB, _ERRORS_PER_JOB, _DAMAGES_PER_JOB = 60, 35, 10
 # At which commits a program is killed before something of it is damaged.
 _DAMAGED_AT: Final = (8, 26)

@@ -67,7 +67,10 @@ class SqliteConnection:
             self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
             self._busy_wait = busy_wait
             self._wait(busy_wait)
-            self.raw.execute("PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON")
+            self.raw.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+            # Else a statement with a range is planned anew for each value that is bound to it.
+            self.raw.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+            self.raw.execute("PRAGMA cell_size_check = ON")
 
     @property
     def broken(self) -> bool:
@@ -76,10 +79,14 @@ class SqliteConnection:
 
     def fetch(self, name: str, /, **parameters: Any) -> list[rows.Row]:
         """Run a query; a list parameter is an array of byte strings."""
+        text = self._statements[name].text
         for key, value in parameters.items():
             if isinstance(value, list):
-                parameters[key] = apsw.carray(tuple(cast("list[bytes]", value)))
-        text = self._statements[name].text
+                array = cast("list[bytes]", value)
+                if len(array) == 1:
+                    text, parameters[key] = self._statements[name].of_one, array[0]
+                else:
+                    parameters[key] = apsw.carray(tuple(array))
         try:
             return list(self.raw.execute(text, parameters))
         except apsw.Error as error:

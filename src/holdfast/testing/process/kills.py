@@ -44,6 +44,7 @@ from holdfast.testing.clock import ManualClock
 from holdfast.testing.disk.disk import Disk, Moment
 from holdfast.testing.faults import planted
 from holdfast.testing.judge import Found, Tally, examine, promised
+from holdfast.testing.memory import leave_uncounted
 from holdfast.testing.workload import Step, states_of, steps_of
 
 __all__ = [
@@ -191,6 +192,7 @@ class Forks:
 
 def serve() -> None:
     """Fork a child for each request on standard input; the main loop of `Forks`."""
+    leave_uncounted()
     # A store in memory fills what every child would else read and compile for itself, and what is
     # frozen is not copied by a collection in the child.
     states_of(steps_of(1, 2))
