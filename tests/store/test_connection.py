@@ -1,6 +1,7 @@
 """What a connection to SQLite is set to, as far as queries get quicker by it (X9)."""
 
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -46,7 +47,11 @@ def test_an_array_finds_what_it_names_one_or_many(
 
 def test_an_array_of_one_needs_no_table_made_of_it(connection: SqliteConnection) -> None:
     said: list[str] = []
-    connection.raw.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: said.append(event["sql"]))
+
+    def note(event: dict[str, Any]) -> None:
+        said.append(event["sql"])
+
+    connection.raw.trace_v2(apsw.SQLITE_TRACE_STMT, note)
 
     connection.fetch("load_records", ids=[b"\0"])
     connection.fetch("load_records", ids=[b"\0", b"\1"])

@@ -166,6 +166,13 @@ class Runtime:
         return self._store.opened
 
     @property
+    def phase(self) -> Phase:
+        """Where this runtime is between opening and closed; `health` says more, and asks more."""
+        if self._store.poisoned is not None:
+            self._life.fail(PoisonedError(reason=self._store.poisoned))
+        return self._life.phase
+
+    @property
     def lineage(self) -> int:
         """Number of this line of history: 1, and one more with every restore from a backup."""
         return self.restored.number
@@ -272,21 +279,13 @@ class Runtime:
         self.telemetry.tell("store.verified", {}, {"findings": len(found), **at})
         return found
 
-    @property
-    def phase(self) -> Phase:
-        """Where it is on its way from opening to closed."""
-        return self._life.phase
-
     def health(self) -> Health:
         """Return how this runtime is now: phase, readiness, what is degraded, progress."""
-        gates = self._gates.look()
-        if self._store.poisoned is not None:
-            self._life.fail(PoisonedError(reason=self._store.poisoned))
-        life = self._life
+        gates, phase, life = self._gates.look(), self.phase, self._life
         return Health(
-            phase=life.phase,
-            ready=life.phase is Phase.READY and all(gate.ok for gate in gates if gate.needed),
-            reads=self._boot.recalled and life.phase is not Phase.CLOSED,
+            phase=phase,
+            ready=phase is Phase.READY and all(gate.ok for gate in gates if gate.needed),
+            reads=self._boot.recalled and phase is not Phase.CLOSED,
             since=life.since,
             reason="" if life.failure is None else reason_of(life.failure),
             stage=life.stage,

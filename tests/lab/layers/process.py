@@ -14,7 +14,7 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 
 _KILLS_PER_JOB = 250
 _KILLS_ON_POSTGRES = 30
-_STORM_KILLS = 200
+_STORM_KILLS = 120
 _RACES = 1_000
 _MOMENTS = ("before", "half", "after")
 
@@ -23,9 +23,9 @@ def kills(wish: Wish) -> Iterator[Job]:
     """
     Give jobs of kills on SQLite, and some on PostgreSQL, which cost ten times as much.
 
-    A tenth of what is wanted is left to the storms.
+    A twentieth of what is wanted is left to the storms.
     """
-    for number in range(-(-wish.kills * 9 // (10 * _KILLS_PER_JOB))):
+    for number in range(-(-wish.kills * 19 // (20 * _KILLS_PER_JOB))):
         seed = wish.seed + number
         yield partial(kill_on_sqlite, seed, min(_KILLS_PER_JOB, wish.kills))
         if number % 10 == 0:
@@ -81,7 +81,7 @@ def of_kills(killing: Kills) -> Outcome:
 
 
 def storms(wish: Wish) -> Iterator[Job]:
-    """Give jobs of storms over several processes: a tenth as many kills as the single ones."""
+    """Give jobs of storms over several processes: a twentieth as many kills as the single ones."""
     for number in range(max(1, wish.kills // 2_500)):
         yield partial(rage, wish.seed + number, _STORM_KILLS)
         yield partial(rage, wish.seed + number, _STORM_KILLS // 5, servers=6)

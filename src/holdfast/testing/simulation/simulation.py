@@ -341,7 +341,7 @@ class _Simulation:
     def _bury(self) -> None:
         """Start those again that stopped because they were overtaken."""
         for instance in self.instances:
-            if instance.rt is not None and instance.rt.health().phase is Phase.FAILED:
+            if instance.rt is not None and instance.rt.phase is Phase.FAILED:
                 self._kill(instance, "after it was overtaken")
 
     def _kill_within(self, instance: Instance) -> None:
@@ -405,7 +405,7 @@ class _Simulation:
     def _ready(self) -> list[Runtime]:
         """Return the runtimes that are up; one that was overtaken is not."""
         running = [instance.rt for instance in self.instances if instance.rt is not None]
-        return [rt for rt in running if rt.health().phase is Phase.READY]
+        return [rt for rt in running if rt.phase is Phase.READY]
 
     # The end.
 
