@@ -151,7 +151,7 @@ def _in_path(one: Operation) -> Iterable[dict[str, Any]]:
         schema: dict[str, Any] = {"type": "string", "minLength": 1}
         if kind == "int":
             schema = {"type": "integer", "minimum": 0}
-        found = {"name": name, "in": "path", "required": True, "schema": schema}
+        found: dict[str, Any] = {"name": name, "in": "path", "required": True, "schema": schema}
         if (value := _example(one).params.get(name)) is not None:
             found["example"] = int(value) if kind == "int" else value
         yield found
@@ -161,7 +161,7 @@ def _in_query(one: Operation) -> Iterable[dict[str, Any]]:
     fields = msgspec.structs.fields(one.query)
     schemas, _ = msgspec.json.schema_components(_parameter_types(one), ref_template=_REFS)
     for field, schema in zip(fields, schemas, strict=True):
-        found = {
+        found: dict[str, Any] = {
             "name": field.encode_name,
             "in": "query",
             "required": field.required,
