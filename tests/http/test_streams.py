@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+from typing import Any
 
+import msgspec
 import pytest
 
 from holdfast.core.denial import UnauthorizedError
 from holdfast.core.errors import DamagedError
 from holdfast.core.unit import TrimStream, Unit
-from holdfast.http import access
-from holdfast.http.frames import Asked, check_order
-from holdfast.runtime.attachment import Page
+from holdfast.http import access, events
+from holdfast.http.frames import SSE, Asked, Frames, check_order
+from holdfast.http.stream import PAGE_FIRST
+from holdfast.runtime.attachment import Attachment, Page
 from tests.http.served import Served, serving
 from tests.http.wire import Wire
 
@@ -201,6 +204,175 @@ async def test_a_program_cannot_pass_an_event_off_as_ours(served: Served) -> Non
         await wire.until("stream.caught_up")
     assert not wire.named("stream.reset")
     assert [one["data"]["type"] for one in wire.named("event")] == ["stream.reset"]
+
+
+@serving()
+async def test_a_name_that_would_begin_a_line_of_its_own_is_not_sent(served: Served) -> None:
+    """2.8, X12. Whatever a program names an event, it is no field of a frame."""
+    wrong = "x\nid: 9.9\ndata: {}\n\nevent: stream.end"
+    event = await served.rt.history("notes").append("x", 1)
+    page = Page(
+        [msgspec.structs.replace(event, type=wrong)], event.position, 1, event.position, False
+    )
+    asked = Asked("", True, "", None, True)
+    body = Frames().of(page, asked, 1, SSE, 0).body.decode()
+    assert [line.partition(": ")[0] for line in body.splitlines()] == ["id", "event", "data", ""]
+    assert "event: event\n" in body
+
+
+@serving()
+async def test_readers_share_a_page_only_if_they_may_see_and_want_the_same(
+    served: Served,
+) -> None:
+    """Section 7 point 9, 2.8. Of one log at one place: filters, content and form, in any order."""
+    last = await served.counted(10)
+    viewer, _ = await served.rt.tokens.create("viewer", label="ann")
+    hidden = {"authorization": f"Bearer {viewer}"}
+    for _ in range(2):
+        for filters, ids in (("", numbers(1, last)), ("?types=run.started", ["1.1"])):
+            for more in ({}, hidden):
+                async with Wire(served.app, PATH + filters, **more) as wire:
+                    await wire.end()
+                assert wire.ids() == ids
+                seen = [
+                    one["data"].get("data") is not None
+                    for one in wire.frames()
+                    if "id" in one.get("data", {})
+                ]
+                assert any(seen) == (not more), (
+                    "who may not see content was sent it, or the other way"
+                )
+                async with Wire(served.app, PATH + filters, accept=NDJSON, **more) as wire:
+                    await wire.end()
+                lines = [json.loads(line) for line in wire.text.splitlines()]
+                assert [one["id"] for one in lines if "control" not in one] == ids
+
+
+@serving(heartbeat=0.02)
+async def test_who_lost_the_right_to_content_sees_none_from_then_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checklist 5. With every heartbeat, in a stream that is open."""
+    await served.rt.history("notes").append("before", {"text": "shown"})
+    async with Wire(served.app, "/v1/events?after=earliest&stream=notes") as wire:
+        await wire.until("shown")
+
+        async def less(*_: object) -> access.Principal:
+            return access.Principal("ann", access.ROLES["viewer"])
+
+        monkeypatch.setattr(access, "identify", less)
+        await wire.until("stream.heartbeat", wire.text.count("stream.heartbeat") + 3)
+        await served.rt.history("notes").append("after", {"text": "hidden"})
+        await wire.until("event: after")
+    assert "hidden" not in wire.text
+
+
+@serving(heartbeat=3_600.0)
+async def test_readers_that_wait_are_woken_when_the_service_ends(served: Served) -> None:
+    """2.10. Nothing has to happen in the log, and no heartbeat has to come."""
+    async with Wire(served.app, "/v1/events") as wire:
+        await wire.until("stream.caught_up")
+        for _ in range(50):
+            await asyncio.sleep(0)  # Until it waits.
+        served.site.close_streams()
+        await wire.end()
+    assert wire.frames()[-1]["event"] == "stream.closing"
+
+
+@serving()
+async def test_a_reader_whom_retention_overtakes_in_the_middle_is_told(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A4, 2.11. Behind the first page what follows is removed; nothing is left out in silence."""
+    last = await served.counted(60)
+    read, reads = Attachment.read, list[int]()
+
+    async def overtaken(self: Attachment, after: int, limit: int) -> Page:
+        reads.append(after)
+        if after and not any(reads[:-1]):
+            await served.rt._store.commit(Unit((TrimStream("run/r", 50),)))
+        return await read(self, after, limit)
+
+    monkeypatch.setattr(Attachment, "read", overtaken)
+    async with Wire(served.app, PATH) as wire:
+        await wire.end()
+    [reset] = wire.named("stream.reset")
+    assert reset["data"]["earliest"] == "1.50" and "older" in reset["data"]["reason"]
+    assert wire.ids() == [*numbers(1, PAGE_FIRST), *numbers(50, last)]
+
+
+@serving()
+async def test_pages_of_json_go_on_where_they_ended(served: Served) -> None:
+    """2.2. As many as asked for, all of them, also where a filter leaves everything out."""
+    last = await served.counted(300)
+
+    async def page(query: str) -> Any:
+        async with Wire(served.app, f"{PATH}?{query}", accept="application/json") as wire:
+            await wire.end()
+        assert wire.status == 200, wire.text
+        return json.loads(wire.text)
+
+    for limit in (1, 63, 64, 65, 100):
+        found, cursor = list[str](), "earliest"
+        while not (got := await page(f"limit={limit}&after={cursor}"))["ended"]:
+            assert len(got["items"]) <= limit
+            found += [one["id"] for one in got["items"]]
+            cursor = got["cursor"]
+        assert [*found, *(one["id"] for one in got["items"])] == numbers(1, last), limit
+    nothing = await page("types=none")
+    assert (nothing["items"], nothing["cursor"], nothing["head"]) == ([], f"1.{last}", f"1.{last}")
+    assert (await page("after=latest"))["items"] == []
+
+
+@serving()
+async def test_a_page_of_json_is_bounded_in_bytes_and_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X9. However many events were asked for."""
+    monkeypatch.setattr(events, "PAGE_BYTES_MAX", 1_000)
+    last = await served.counted(200)
+    async with Wire(served.app, f"{PATH}?limit=1000", accept="application/json") as wire:
+        await wire.end()
+    page = json.loads(wire.text)
+    assert len(page["items"]) < last and not page["ended"]
+    assert page["cursor"] == page["items"][-1]["id"]
+
+
+@serving()
+async def test_one_event_is_that_one_or_none(served: Served) -> None:
+    """2.2. Behind the end there is none, before what is kept not any more; never a neighbour."""
+    last = await served.counted(10)
+    await served.rt._store.commit(Unit((TrimStream("run/r", 5),)))
+    for seq, status in ((4, 410), (5, 200), (last, 200), (last + 1, 404)):
+        async with Wire(served.app, f"{PATH}/{seq}", accept="application/json") as wire:
+            await wire.end()
+        assert wire.status == status, (seq, wire.text)
+        assert status != 200 or json.loads(wire.text)["seq"] == seq
+
+
+@serving()
+async def test_a_cursor_of_another_kind_of_log_is_refused(served: Served) -> None:
+    """2.11. The feed counts positions, a run its own events: one is never taken for the other."""
+    await served.counted(3)
+    for path, cursor in ((PATH, "1.f2"), ("/v1/events", "1.2"), (PATH, "x"), (PATH, "1.-2")):
+        async with Wire(served.app, path, last_event_id=cursor) as wire:
+            await wire.end()
+        assert wire.status == 400 and json.loads(wire.text)["code"] == "bad_cursor", cursor
+
+
+@serving()
+async def test_a_page_of_json_that_is_reset_says_where_to_begin(served: Served) -> None:
+    """2.11. With its `earliest` a program gets all there is."""
+    last = await served.counted(20)
+    await served.rt._store.commit(Unit((TrimStream("run/r", 8),)))
+    async with Wire(served.app, f"{PATH}?after=9.1", accept="application/json") as wire:
+        await wire.end()
+    said = json.loads(wire.text)["context"]
+    assert wire.status == 410 and said["latest"] == f"1.{last}"
+    again = f"{PATH}?limit=100&after={said['earliest']}"
+    async with Wire(served.app, again, accept="application/json") as wire:
+        await wire.end()
+    assert [one["id"] for one in json.loads(wire.text)["items"]] == numbers(8, last)
 
 
 @serving()

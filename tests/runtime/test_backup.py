@@ -27,6 +27,7 @@ from holdfast.core.refusal import BackupNotFoundError
 from holdfast.core.world import World
 from holdfast.runtime import backup, restore
 from holdfast.runtime.restored import KIND
+from holdfast.store.files import sync_folder
 from holdfast.testing.clock import ManualClock
 from tests.runtime.backups import ended, fill, process
 
@@ -290,6 +291,37 @@ def test_a_store_whose_lineage_is_damaged_is_backed_up_as_it_is(tmp_path: Path) 
     assert done.lineage > kept.manifest.lineage
     assert run(content(copy))["findings"] == [], "the restore wrote the record anew"
     assert run(restore.confirm(copy))
+
+
+def test_the_newest_backup_is_the_one_that_is_taken(tmp_path: Path) -> None:
+    """Issue 7: a folder of backups stands for its newest, by time and not by name or order."""
+    url, place, clock = f"sqlite:///{tmp_path / 's.db'}", tmp_path / "b", ManualClock()
+    run(fill(url))
+    assert backup.newest(place) == place, "there is none yet"
+    made = list[str]()
+    for _ in range(3):
+        clock.advance(60)
+        made.append(run(backup.create(url, place, world=World(clock=clock))).path)
+    assert [one.path for one in backup.list_backups(place)] == made
+    assert backup.newest(place) == Path(made[-1])
+    assert backup.newest(Path(made[0])) == Path(made[0]), "one that is named is taken"
+
+
+def test_a_backup_is_listed_behind_a_sync_of_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X1: the name is durable when `create` returns, and so are the folders above it."""
+    url, place, synced = f"sqlite:///{tmp_path / 's.db'}", tmp_path / "b", list[Any]()
+    run(fill(url))
+
+    def sync(folder: Path) -> None:
+        sync_folder(folder)
+        synced.append((folder, sorted(one.name for one in folder.iterdir())))
+
+    monkeypatch.setattr(backup, "sync_folder", sync)
+    made = run(backup.create(url, place))
+    assert synced[0][0] == tmp_path and "b" in synced[0][1]
+    assert synced[-1] == (place, [made.manifest.name])
 
 
 def found_damaged(path: Path) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 import holdfast
 from holdfast import Run, Runtime, Status
+from holdfast.core.clock import Clock, SystemClock
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
@@ -31,11 +32,11 @@ async def notes(run: Run, word: str) -> str:
     return await run.step("note", lambda: word)
 
 
-def leave(url: str, lineage: Lineage) -> None:
-    """Leave what a restore leaves."""
+def leave(url: str, lineage: Lineage, clock: Clock | None = None) -> None:
+    """Leave what a restore leaves; at a time at which nothing is due, if something is there."""
 
     async def put() -> None:
-        async with holdfast.open(url) as rt:
+        async with holdfast.open(url, world=World(clock=clock or SystemClock())) as rt:
             await rt._store.commit(Unit((lineage.put(),)))
 
     asyncio.run(put())
@@ -103,7 +104,7 @@ def test_a_store_that_was_restored_executes_nothing_until_somebody_confirms(kept
         assert rt.lineage == 2
 
     during(kept_url, clock, prepare)
-    leave(kept_url, RESTORED)
+    leave(kept_url, RESTORED, clock)
     clock.advance(2 * 86_400.0)
     during(kept_url, clock, look)
 

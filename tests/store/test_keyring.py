@@ -10,7 +10,11 @@ import holdfast
 from holdfast import PutRecord, Unit
 from holdfast.core.errors import InvalidValueError, MissingExtraError
 from holdfast.core.unit import RecordRow
+from holdfast.core.world import World
+from holdfast.runtime.runtime import make_driver
+from holdfast.store import unlock as unlocking
 from holdfast.store.keyring import Keyring
+from holdfast.store.options import Options
 from holdfast.store.vault import Vault, number_of
 
 
@@ -83,6 +87,24 @@ def test_values_are_sealed_under_the_newest_data_key_from_the_moment_it_is_known
     after = vault.seal(b"place", b"value")
     assert (number_of(before), number_of(after)) == (1, 2)
     assert vault.open(b"place", before) == vault.open(b"place", after) == b"value"
+
+
+def test_who_comes_second_to_make_the_first_data_key_takes_the_one_that_is_there(
+    ring: Path, tmp_path: Path
+) -> None:
+    """Issue 7, X5. Both saw that there was none; what the first one sealed meanwhile is kept."""
+    world, driver = World(), make_driver(f"sqlite:///{tmp_path / 's.db'}", Options(), World())
+    driver.open()
+    try:
+        one, two = Vault(Keyring.from_file(ring)), Vault(Keyring.from_file(ring))
+        unlocking.unlock(driver, one, world, read_only=False)
+        sealed = one.seal(b"place", b"value")
+        unlocking._make_first(driver, two, world)
+        unlocking.unlock(driver, two, world, read_only=False)
+        assert two.open(b"place", sealed) == b"value"
+        assert (one.newest, two.newest) == (1, 1)
+    finally:
+        driver.close()
 
 
 def test_a_file_that_is_no_keyring_any_more_changes_nothing(ring: Path) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from holdfast.core.denial import CursorResetError
+from holdfast.core.errors import TooOldError
 from holdfast.core.event import RecordedEvent
 from holdfast.core.refusal import RunNotFoundError
 from holdfast.http.call import Call
@@ -236,7 +237,7 @@ OPERATIONS: Final = (
         summary="Read one event whole",
         handler=one_event,
         answer=EventOut,
-        errors=(RunNotFoundError,),
+        errors=(RunNotFoundError, TooOldError),
         tag="events",
     ),
     Operation(
