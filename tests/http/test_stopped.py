@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def test_a_stopped_client_is_cut_and_others_are_not_held_up(
     timeout: float | None, tmp_path: Path
 ) -> None:
     """Section 8, test 4. Not before its time, soon after; it sees a broken connection, no end."""
-    settings = {} if timeout is None else {"write_timeout": timeout}
+    settings: dict[str, Any] = {} if timeout is None else {"write_timeout": timeout}
     due = timeout or DEFAULT
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with Service(url, **settings) as service, ExitStack() as ended:

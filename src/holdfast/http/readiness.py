@@ -29,7 +29,6 @@ _OUTAGE: Final = frozenset({"heartbeat"})
 _WORDS: Final = {
     "store": "the store stopped after a failed commit; restart",
     "disk": "too little room is left on the disk",
-    "clock": "the clock is behind what the store has seen",
     "engines": "an engine is not restored",
     "restored": "it is paused after a restore; confirm to go on",
     "commits": "the last commit failed",
