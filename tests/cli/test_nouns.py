@@ -186,3 +186,19 @@ def test_a_token_that_is_missing_or_wrong_has_an_exit_code_of_its_own(tmp_path: 
     """12; and a service that nobody runs is unavailable, not a fault."""
     with Service(f"sqlite:///{tmp_path}/store.db") as service:
         assert invoke("run", "list", "--url", service.base).returncode == 12
+
+
+def test_a_worker_of_a_service_is_drained_and_takes_runs_again(url: str, tmp_path: Path) -> None:
+    """Section 6: the table and the answer say since when; 3 for one that is not there."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    with Service(url) as service:
+        asked = Asked("--url", service.base, "--token-file", token)
+        (worker,) = asked.json("worker", "list")
+        assert worker["drained_at"] is None
+        drained = asked.json("worker", "drain", worker["id"], "--reason", "new machine")
+        assert [one["drained_at"] for one in asked.json("worker", "list")] == [
+            drained[0]["drained_at"]
+        ]
+        assert asked.json("worker", "resume", worker["id"])[0]["drained_at"] is None
+        assert asked("worker", "drain", "nobody").returncode == 3

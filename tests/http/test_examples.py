@@ -21,6 +21,8 @@ UNKNOWABLE = {
     "operation_get",
     "operation_items",
     "operation_cancel",
+    "worker_drain",
+    "worker_resume",
 }
 """Operations about something that has no name beforehand."""
 GRAPH: str = EXAMPLES["pipeline_start"].body["dot_source"]

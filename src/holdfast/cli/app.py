@@ -27,6 +27,7 @@ from holdfast.cli import (
     token,
     upkeep,
     where,
+    workers,
 )
 from holdfast.cli.demo import KILLS, Wish, run_demo
 from holdfast.cli.exits import EXIT_CODES, finish, finish_async
@@ -53,6 +54,7 @@ app.add_typer(checkpoints.words, name="checkpoint")
 app.add_typer(artifacts.words, name="artifact")
 app.add_typer(sessions.words, name="session")
 app.add_typer(ledger.words, name="ledger")
+app.add_typer(workers.words, name="worker")
 app.command("restore", epilog=EXIT_CODES)(backups.restore)
 serve.add_to(app)
 app.add_typer(keys.app, name="key")

@@ -17,6 +17,7 @@ from holdfast.client import transfer
 from holdfast.client.connection import Connection, Options
 from holdfast.client.event import Event, Page
 from holdfast.client.follow import Follower, OnReset
+from holdfast.client.workers import Workers
 from holdfast.core import codec
 
 Plain = dict[str, Any]
@@ -32,6 +33,7 @@ class Service:
         questions: that runs ask.
         artifacts: of runs.
         sessions: conversations.
+        workers: the runtimes on the store.
         events: of runs.
         feed: the events of all streams.
     """
@@ -44,6 +46,7 @@ class Service:
         self.questions = Questions(connection)
         self.artifacts = Artifacts(connection)
         self.sessions = Sessions(connection)
+        self.workers = Workers(connection)
         self.events = Events(connection)
         self.feed = Feed(connection)
 

@@ -297,6 +297,15 @@ class TokenNotFoundError(NotFoundError):
     text = "there is no token {token_id!r}; `holdfast token list` shows those there are"
 
 
+@dataclass(eq=False, kw_only=True)
+class WorkerNotFoundError(NotFoundError):
+    """No runtime of this id has the store open."""
+
+    worker_id: str
+    code = "worker_not_found"
+    text = "there is no worker {worker_id!r}; `holdfast worker list` shows those there are"
+
+
 # Requests that are too much.
 
 

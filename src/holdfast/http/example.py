@@ -3,8 +3,8 @@ Examples: how each operation is asked, in one story that a test plays through.
 
 Runs of `expenses.approve` check an amount, ask somebody, and pay; `Chat` is a class of sessions,
 `policy` an engine with a memory for each of them. Left out is what nobody can know beforehand:
-ids of tokens, artifacts and operations, the version of a run that is to be removed, and a file that
-was exported.
+ids of tokens, artifacts, operations and workers, the version of a run that is to be removed, and a
+file that was exported.
 """
 
 from collections.abc import Mapping

@@ -9,10 +9,13 @@ import msgspec
 from starlette.responses import Response
 
 from holdfast.core.access import Right
+from holdfast.core.denial import WorkerNotFoundError
 from holdfast.core.errors import InvalidValueError
 from holdfast.http.answers import Receipt, answer, moment
 from holdfast.http.call import Call
-from holdfast.http.operation import Operation
+from holdfast.http.operation import Handler, Operation
+from holdfast.http.runs import Words
+from holdfast.runtime.worker import Worker
 
 
 class WorkerOut(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +29,7 @@ class WorkerOut(msgspec.Struct, frozen=True, kw_only=True):
         seen_at: when it was heard from.
         silent: seconds since.
         here: it is the one that answers.
+        drained_at: since when it is to take no runs; none if it takes them.
     """
 
     id: str
@@ -35,6 +39,18 @@ class WorkerOut(msgspec.Struct, frozen=True, kw_only=True):
     seen_at: datetime | None
     silent: float
     here: bool
+    drained_at: datetime | None = None
+
+
+class WorkerAct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """
+    Why a worker is drained, or takes runs again.
+
+    Attributes:
+        reason: kept in the audit.
+    """
+
+    reason: Words = ""
 
 
 class WorkerList(msgspec.Struct, frozen=True):
@@ -177,20 +193,35 @@ class ScheduleList(msgspec.Struct, frozen=True):
 
 async def list_workers(call: Call) -> WorkerList:
     """Return the runtimes that have the store open."""
-    return WorkerList(
-        [
-            WorkerOut(
-                id=one.id,
-                host=one.host,
-                pid=one.pid,
-                epoch=one.epoch,
-                seen_at=moment(one.seen_at),
-                silent=one.silent,
-                here=one.here,
-            )
-            for one in await call.rt.workers.list()
-        ]
+    return WorkerList([_worker(one) for one in await call.rt.workers.list()])
+
+
+def _worker(one: Worker) -> WorkerOut:
+    return WorkerOut(
+        id=one.id,
+        host=one.host,
+        pid=one.pid,
+        epoch=one.epoch,
+        seen_at=moment(one.seen_at),
+        silent=one.silent,
+        here=one.here,
+        drained_at=moment(one.drained_at),
     )
+
+
+async def drain_worker(call: Call) -> Response:
+    """Let a runtime take no runs any more, from within a second on; what it executes goes on."""
+    return answer(_worker(await call.rt.workers.drain(call.param("worker_id"))), 202)
+
+
+async def resume_worker(call: Call) -> Response:
+    """Let a runtime take runs again."""
+    return answer(_worker(await call.rt.workers.resume(call.param("worker_id"))), 202)
+
+
+async def worker_now(call: Call) -> Response:
+    """Answer for a change of a worker whose answer was lost."""
+    return answer(_worker(await call.rt.workers.get(call.param("worker_id"))), 202)
 
 
 async def list_engines(call: Call) -> EngineList:
@@ -290,8 +321,28 @@ def _act(name: str, summary: str, handler: Any) -> Operation:
     )
 
 
+def _worker_act(name: str, summary: str, handler: Handler) -> Operation:
+    return Operation(
+        method="POST",
+        path=f"/v1/workers/{{worker_id}}/{name}",
+        name=f"worker_{name}",
+        summary=summary,
+        handler=handler,
+        again=worker_now,
+        right=Right.OPERATE,
+        body=WorkerAct,
+        answer=WorkerOut,
+        status=202,
+        changes=True,
+        errors=(WorkerNotFoundError,),
+        tag="plant",
+    )
+
+
 OPERATIONS: Final = (
     _listing("/v1/workers", "worker_list", "List runtimes on the store", list_workers, WorkerList),
+    _worker_act("drain", "Let a runtime take no runs any more", drain_worker),
+    _worker_act("resume", "Let a runtime take runs again", resume_worker),
     _listing("/v1/engines", "engine_list", "List engines", list_engines, EngineList),
     _listing("/v1/queues", "queue_list", "List queues with limits", list_queues, QueueList),
     _listing("/v1/schedules", "schedule_list", "List schedules", list_schedules, ScheduleList),

@@ -21,6 +21,7 @@ twice. It stops for good and says why.
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -28,6 +29,7 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.errors import (
     ClosedError,
+    DamagedError,
     FenceError,
     LeaseExpiredError,
     LeaseHeldError,
@@ -50,6 +52,7 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.service import Service
 from holdfast.store.owner import Owner, this_owner
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
@@ -71,6 +74,7 @@ class Present(msgspec.Struct, frozen=True):
         log: stream of what its ledger did.
         seen: wall time of its last heartbeat, for people and for the age of its work.
         domain, seconds: the same moment in the time of its machine.
+        drained_at: wall time at which somebody asked it to take no runs any more; 0 for nobody.
     """
 
     owner: Owner
@@ -80,6 +84,7 @@ class Present(msgspec.Struct, frozen=True):
     seen: float
     domain: str
     seconds: float
+    drained_at: float = 0.0
 
 
 def lease_of(incarnation: str) -> str:
@@ -96,6 +101,7 @@ class Presence:
         closing: returns what else is written with the goodbye; set by the ledger.
         on_fenced: called once with the reason when it was overtaken with work in flight.
         fenced: that reason, or None.
+        drained_at: as its record says; read by the executor, which takes no runs then.
     """
 
     def __init__(self, store: Store, lease_ttl: float, flush_interval: float) -> None:
@@ -112,6 +118,7 @@ class Presence:
         self.closing: Callable[[], tuple[Write, ...]] = tuple
         self.on_fenced: Callable[[FenceError], None] = lambda _: None
         self.fenced: FenceError | None = None
+        self.drained_at = 0.0
 
     @property
     def incarnation(self) -> str:
@@ -208,6 +215,13 @@ class Presence:
         """End the heartbeat without a goodbye."""
         await self._heartbeat.stop()
 
+    def recall(self, reader: Reads) -> None:
+        """Read whether somebody asked this runtime to take no runs any more."""
+        with suppress(DamagedError):  # Others say it; here all stays as it is.
+            row = reader.record(KIND, (self.incarnation,)) if self._generation else None
+            if row is not None and row.value is not None:
+                self.drained_at = codec.decode_as(row.value, Present, "presence").drained_at
+
     def promise(self, ttl: float) -> RenewLease | None:
         """
         Promise to be heard from at least every `ttl` seconds, until `release`.
@@ -286,6 +300,7 @@ class Presence:
             clock.wall(),
             now.domain,
             now.seconds,
+            self.drained_at,
         )
 
     def _opened_incarnation(self) -> bytes:

@@ -133,7 +133,8 @@ class Executor(Service):
 
     def _look(self, reader: Reads, seen_to: Sequence[str]) -> Look:
         """Read what is queued, the timers that come first, and how the runs here are."""
-        room = max(0, min(PAGE, self.capacity - self._active()))
+        self._presence.recall(reader)
+        room = max(0, min(PAGE, self._room()))
         queued = first_queued(reader, room, self._views.wall()) if room else []
         views: dict[str, tuple[RunView, int]] = {}
         for row in queued:
@@ -143,9 +144,7 @@ class Executor(Service):
                     views[row.key[-1]] = decode_view(shown.value), shown.version
         here = encode_key((self._views.clock.store_time().domain,))
         spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
-        timers: list[RecordRow] = []
-        for first, until in spans:
-            timers += reader.records(TIMER_KIND, first, until, PAGE, None)
+        timers = [row for span in spans for row in reader.records(TIMER_KIND, *span, PAGE, None)]
         versions: dict[str, int] = {}
         for run_id in seen_to:
             with suppress(DamagedError):  # It is made anew by who changes it.
@@ -180,8 +179,9 @@ class Executor(Service):
         self._hearing = False
         self.nudge()
 
-    def _active(self) -> int:
-        return sum(not one.parked for one in self.live.values())
+    def _room(self) -> int:
+        active = sum(not one.parked for one in self.live.values())
+        return 0 if self._presence.drained_at else self.capacity - active
 
     async def _let_go(self) -> None:
         """Let go of runs that could not record what they did."""
@@ -213,8 +213,7 @@ class Executor(Service):
             # Those of a queue one after the other, so that its order counts.
             chain = "" if row.key[0] == NO_QUEUE else row.key[0]
             chains.setdefault(chain or row.key[-1] + NO_QUEUE, []).append(row.key[-1])
-        room = self.capacity - self._active() - len(look.queued)
-        if room > 0:
+        if (room := self._room() - len(look.queued)) > 0:
             crashed = await self._ledger.list(
                 EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
             )
