@@ -415,3 +415,18 @@ def test_a_client_orders_follows_and_reads_what_became_of_each(store_url: str) -
             assert (await many.get(made["id"]))["action"] == "pause"
 
     served(store_url, work, *ALL)
+
+
+def test_the_counts_add_up_whenever_they_are_looked_at(store_url: str) -> None:
+    """Issue 7: progress; no run is counted twice, or not at all, while the operation goes on."""
+
+    async def work(site: Served) -> None:
+        id = await begun(site, "pause", ids=[f"nobody-{number}" for number in range(300)])
+        looks = 0
+        while (found := await site.get(f"/v1/operations/{id}"))["ended_at"] is None:
+            assert sum(counts(found)) == 300, found
+            looks += 1
+        assert counts(found) == (0, 0, 0, 300)
+        assert looks
+
+    served(store_url, work, *ALL)

@@ -6,7 +6,7 @@ when it was given, newest first; and an item for each run that was selected, whi
 it is open and then, from the unit that did it on, what became of it.
 """
 
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -19,7 +19,7 @@ SELECTED_MAX: Final = 10_000
 
 Action = Literal["cancel", "pause", "resume", "retry", "remove"]
 Outcome = Literal["open", "done", "refused", "gone"]
-OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
+OVER: Final = ("done", "refused", "gone")
 _FOREVER: Final = 10**17
 
 

@@ -26,7 +26,7 @@ from holdfast.core.bulk import (
     FUNCTION,
     ITEM_KIND,
     KIND,
-    OUTCOMES,
+    OVER,
     SELECTED_MAX,
     Item,
     Order,
@@ -312,13 +312,14 @@ class Bulk:
         if info.status is Status.SUCCEEDED:
             return dict(await self._runs.plain_result(info))
         prefix = encode_key((info.id,))
+        until, most = prefix_end(prefix), order.selected + 1
 
         def read(reader: Reads) -> dict[str, int]:
-            until, most = prefix_end(prefix), order.selected + 1
-            tally = [reader.tally(ITEM_KIND, prefix, until, most, one) for one in OUTCOMES]
-            return {name: one[0] for name, one in zip(OUTCOMES, tally, strict=True)}
+            return {one: reader.tally(ITEM_KIND, prefix, until, most, one)[0] for one in OVER}
 
-        return await self._store.read(read)
+        # What is over stays so; counted one after the other, what is open would not add up.
+        over = await self._store.read(read)
+        return {"open": order.selected - sum(over.values()), **over}
 
     # Working.
 
