@@ -210,6 +210,28 @@ def test_wrong_words_end_with_2(words: list[str]) -> None:
     assert done.stderr
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("holdfast ru", "run"), ("holdfast run re", "resume retry")]
+)
+def test_a_shell_completes_words(typed: str, offered: str) -> None:
+    """Commands and verbs, in a real bash that took what `--show-completion` prints."""
+    script = """
+        eval "$(_HOLDFAST_COMPLETE=source_bash holdfast)"
+        COMP_WORDS=($0) COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        _holdfast_completion holdfast
+        echo "${COMPREPLY[@]}"
+    """
+    found = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script, typed],
+        env={**os.environ, "PATH": found},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split() == offered.split(), done.stderr
+
+
 def test_names_from_a_store_never_steer_a_terminal(tmp_path: Path) -> None:
     """X6: a stream may have any name, and showing it does nothing but show it."""
     store, name = f"sqlite:///{tmp_path / 'store.db'}", "a\x1b]0;owned\x07[red]\n\u202eb"
