@@ -41,8 +41,9 @@ def let_go(path: Path) -> None:
 def asked(client: httpx.Client, one: Operation) -> httpx.Response:
     """Ask for an operation as a client does that knows only the table."""
     path = one.address.format(**{name: "1" if kind else "x" for name, kind in one.parameters})
-    body = {"json": {}} if one.changes and not one.raw else {}
-    return client.request(one.method, path, **body)
+    body = b"{}" if one.changes and not one.raw else None
+    sent = {} if body is None else {"Content-Type": one.takes[-1]}
+    return client.request(one.method, path, content=body, headers=sent)
 
 
 def phases(served: Served) -> list[str]:
