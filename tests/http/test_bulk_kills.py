@@ -2,6 +2,8 @@
 
 import asyncio
 import secrets
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from random import Random
@@ -12,6 +14,7 @@ import pytest
 import holdfast
 from holdfast import Run
 from holdfast.runtime.requests import Note
+from tests.http import bulk_killed
 from tests.http.serving import Served
 
 RUNS = 200
@@ -84,3 +87,25 @@ def reached(client: httpx.Client, operation: str, count: int) -> bool:
         found = client.get(f"/v1/operations/{operation}").json()
         if found["done"] >= count or found["ended_at"] is not None:
             return found["ended_at"] is None
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_commit_each_run_is_done_to_once(kept_url: str) -> None:
+    """Issue 7, X1: between what is done to a run and that it was done there is no place to die."""
+    commits = range(1, 7)
+    for number in commits:
+        child = [sys.executable, "-m", "tests.http.bulk_killed", kept_url, str(number)]
+        assert subprocess.run(child, timeout=60, check=False).returncode == -signal.SIGKILL
+
+    async def look() -> None:
+        async with holdfast.open(kept_url) as rt:
+            found = (await rt.bulk.list()).items
+            assert len(found) == len(commits)
+            for one in found:
+                ended = await rt.runs.ended(one.run.id)
+                assert (await rt.bulk.get(ended.id)).counts["done"] == bulk_killed.RUNS
+                for _, item in await rt.bulk.items(ended.id):
+                    forks = list(await rt.runs.handle(item.run_id).forks())
+                    assert forks == [item.became], item.run_id
+
+    asyncio.run(look())
