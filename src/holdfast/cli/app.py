@@ -16,6 +16,7 @@ from holdfast.cli import (
     care,
     checkpoints,
     dashboards,
+    health,
     inspection,
     keys,
     ledger,
@@ -58,7 +59,7 @@ app.add_typer(workers.words, name="worker")
 app.command("restore", epilog=EXIT_CODES)(backups.restore)
 serve.add_to(app)
 app.add_typer(keys.app, name="key")
-for word in (care.doctor, care.gc, care.query):
+for word in (health.health, care.doctor, care.gc, care.query):
     app.command(epilog=EXIT_CODES)(word)
 
 

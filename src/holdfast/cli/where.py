@@ -150,7 +150,7 @@ async def asked(where: Where, *, changes: bool) -> "AsyncGenerator[Service]":
     from holdfast.client import connect
 
     if where.url:
-        async with connect(where.url, token=_token(where)) as service:
+        async with connect(where.url, token=token_of(where)) as service:
             yield service
         return
     import httpx
@@ -164,7 +164,8 @@ async def asked(where: Where, *, changes: bool) -> "AsyncGenerator[Service]":
             yield service
 
 
-def _token(where: Where) -> str | None:
+def token_of(where: Where) -> str | None:
+    """Return the token that allows to ask, if one was given."""
     if where.token_file is not None:
         return where.token_file.read_text(encoding="utf-8").strip()
     return where.token or None
