@@ -90,17 +90,20 @@ def test_bytes_are_put_once_and_the_run_goes_on_undisturbed(store_url: str) -> N
         assert (other.status_code, other.json()["code"]) == (409, "artifact_exists")
         new = {"If-None-Match": "*"}
         assert (await put(path, content=DATA, headers=new)).status_code == 412
+        odd = {"Content-Type": 'text/html; x="<b>"'}
+        plain = await put("/v1/runs/one/artifacts/odd", content=DATA, headers=odd)
+        assert plain.json()["media_type"] == "application/octet-stream", "no type that is none"
         key = {"Idempotency-Key": "k"}
         first = await put("/v1/runs/one/artifacts/b", content=b"1", headers=key)
         assert first.status_code == 201
         reused = await put("/v1/runs/one/artifacts/b", content=b"2", headers=key)
         assert reused.json()["code"] == "idempotency_key_reused"
-        assert len((await site.get("/v1/runs/one/artifacts"))["items"]) == 3
+        assert len((await site.get("/v1/runs/one/artifacts"))["items"]) == 4
         await site.rt.runs.signal("one", "go", "went")
         done = await site.get("/v1/runs/one", wait="terminal")
         assert (done["status"], done["result"]) == ("succeeded", "went")
         names = [one["name"] for one in (await site.get("/v1/runs/one/artifacts"))["items"]]
-        assert sorted(names) == ["b", "last.txt", "notes.txt", "page.html"]
+        assert sorted(names) == ["b", "last.txt", "notes.txt", "odd", "page.html"]
         late = await put("/v1/runs/one/artifacts/late", content=b"1")
         assert (late.status_code, late.json()["code"]) == (409, "run_state")
         assert await site.rt.verify() == []

@@ -26,7 +26,7 @@ from holdfast.core.errors import (
 from holdfast.core.refusal import BackupNotFoundError
 from holdfast.core.world import World
 from holdfast.runtime import backup, restore
-from holdfast.runtime.restored import KIND
+from holdfast.runtime.restored import KEY, KIND
 from holdfast.store.files import sync_folder
 from holdfast.testing.clock import ManualClock
 from tests.runtime.backups import ended, fill, process
@@ -103,6 +103,45 @@ def test_each_restore_of_one_backup_begins_a_lineage_of_its_own(tmp_path: Path) 
         done = run(restore.restore(Path(made.path), target, world=World(clock=clock)))
         found.append(done.lineage)
     assert 1 < found[0] < found[1]
+
+
+def test_a_lineage_grows_also_where_the_clock_went_back(tmp_path: Path) -> None:
+    """Operators 2.11: a machine with a wrong clock begins no lineage that there was before."""
+    urls = [f"sqlite:///{tmp_path / name}.db" for name in ("one", "two", "three")]
+    late, early = ManualClock(), ManualClock()
+    late.advance(1_000_000)
+    lineages, versions = [1], [0]
+    run(fill(urls[0]))
+
+    async def version(url: str) -> int:
+        async with holdfast.open(url, read_only=True) as rt:
+            row = await rt._store.read(lambda reader: reader.record(KIND, KEY))
+            return 0 if row is None else row.version
+
+    for here, there, clock in zip(urls, urls[1:], (late, early), strict=False):
+        made = run(backup.create(here, tmp_path / f"of {len(lineages)}"))
+        done = run(restore.restore(Path(made.path), there, world=World(clock=clock)))
+        lineages.append(done.lineage)
+        versions.append(run(version(there)))
+    assert lineages[0] < lineages[1] < lineages[2]
+    assert versions == [0, 1, 2], "the record of the lineage goes on counting, as all do"
+
+
+def test_a_restore_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """X1, X4: such as on a full disk, in the middle; it is simply tried again."""
+    url, target = f"sqlite:///{tmp_path / 's.db'}", f"sqlite:///{tmp_path / 'r.db'}"
+    run(fill(url))
+    path = Path(run(backup.create(url, tmp_path / "b")).path)
+
+    def fails(table: str, count: int) -> None:
+        if table == "record":
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError):
+        run(restore.restore(path, target, tell=fails))
+    assert [one.name for one in tmp_path.glob("r.db*")] == ["r.db-holdfast"]
+    run(restore.restore(path, target))
+    assert run(content(target)) == run(content(url))
 
 
 def test_a_backup_is_one_moment_while_two_processes_write(kept_url: str, place: Path) -> None:

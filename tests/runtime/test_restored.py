@@ -14,7 +14,7 @@ from holdfast.core.clock import Clock, SystemClock
 from holdfast.core.refusal import NotReadyError
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
-from holdfast.runtime.restored import KIND, Lineage
+from holdfast.runtime.restored import KIND, Lineage, read_lineage
 from holdfast.testing.clock import ManualClock
 from tests.runtime.test_runs import until
 
@@ -107,6 +107,26 @@ def test_a_store_that_was_restored_executes_nothing_until_somebody_confirms(kept
     leave(kept_url, RESTORED, clock)
     clock.advance(2 * 86_400.0)
     during(kept_url, clock, look)
+
+
+def test_who_confirms_is_kept_and_what_waited_begins_once(kept_url: str) -> None:
+    """Operators 8.5: here, at once; looking again later begins nothing a second time."""
+    leave(kept_url, RESTORED)
+
+    async def work() -> None:
+        begun = list[int]()
+        async with holdfast.open(kept_url) as rt:
+            rt.restored.begin(lambda: begun.append(1))
+            await rt.restored.tick()
+            assert begun == [], "nobody confirmed"
+            assert await rt.restored.confirm(by="ann")
+            assert begun == [1]
+            await rt.restored.tick()
+            assert begun == [1]
+            found = await rt._store.read(read_lineage)
+            assert found is not None and (found.confirmed_by, found.number) == ("ann", 2)
+
+    asyncio.run(work())
 
 
 def test_a_damaged_lineage_is_a_restore_that_nobody_confirmed(tmp_path: Path) -> None:
