@@ -267,18 +267,6 @@ async def test_who_lost_the_right_to_content_sees_none_from_then_on(
     assert "hidden" not in wire.text
 
 
-@serving(heartbeat=3_600.0)
-async def test_readers_that_wait_are_woken_when_the_service_ends(served: Served) -> None:
-    """2.10. Nothing has to happen in the log, and no heartbeat has to come."""
-    async with Wire(served.app, "/v1/events") as wire:
-        await wire.until("stream.caught_up")
-        for _ in range(50):
-            await asyncio.sleep(0)  # Until it waits.
-        served.site.close_streams()
-        await wire.end()
-    assert wire.frames()[-1]["event"] == "stream.closing"
-
-
 @serving()
 async def test_a_reader_whom_retention_overtakes_in_the_middle_is_told(
     served: Served, monkeypatch: pytest.MonkeyPatch

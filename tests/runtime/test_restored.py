@@ -116,7 +116,7 @@ def test_who_confirms_is_kept_and_what_waited_begins_once(kept_url: str) -> None
     async def work() -> None:
         begun = list[int]()
         async with holdfast.open(kept_url) as rt:
-            rt.restored.begin(lambda: begun.append(1))
+            rt.restored._duties = (lambda: begun.append(1),)
             await rt.restored.tick()
             assert begun == [], "nobody confirmed"
             assert await rt.restored.confirm(by="ann")
