@@ -93,29 +93,31 @@ def test_who_follows_one_server_misses_nothing_when_the_other_is_killed_at_work(
 ) -> None:
     """A4, A5, A9, X1. Runs execute on one and go on at the other, seen there from first to last."""
     works, shows = both
-    names = [works.begin("count", 60, 0.02, run_id=f"run-{number}") for number in range(3)]
+    names = [works.begin("count", 80, 0.02, run_id=f"run-{number}") for number in range(3)]
+    while works.pid not in owners(works):
+        # Whoever sees it first takes it: until the one to be killed has something to lose.
+        names.append(works.begin("count", 80, 0.02, run_id=f"run-{len(names)}"))
     paths = [f"/v1/runs/{name}/events" for name in names]
     readers = [Reader(shows.base, path, READS[name]) for path in paths for name in READS]
     until(lambda: min(len(reader.ids) for reader in readers) > 20, "readers are too slow")
-    assert owners(works) == [f"process {works.pid}"] * len(names)
+    lost = owners(works).count(works.pid)
+    assert lost, "all it had to do was done before it could be killed"
     works.kill()
     ended = [shows.ended(name) for name in names]
     assert [one["status"] for one in ended] == ["succeeded"] * len(names)
-    # Each was taken twice, by the one who died and by the one who lives; no step was lost.
-    assert [one["attempt"] for one in ended] == [2] * len(names)
+    # What the dead one had was taken once more, by the one who lives; nothing else was.
+    attempts = sorted(one["attempt"] for one in ended)
+    assert attempts == [1] * (len(names) - lost) + [2] * lost
     expected = {path: [one["id"] for one in shows.journal(path.split("/")[3])] for path in paths}
     for reader in readers:
         assert reader.join() == expected[reader.path]
         # A browser comes once more to be told that there is no more.
         assert reader.connections <= 2, "a reader of the server that lives was disturbed"
     for name in names:
-        numbers = [
-            event["data"]["number"] for event in shows.journal(name) if event["type"] == "counted"
-        ]
-        assert numbers == list(range(1, 61)), name
+        assert types_of(shows, name).count("user.counted") == 80, name
 
 
-def owners(service: Service) -> list[str]:
-    """Return in which process each piece of work in flight is."""
-    items: list[dict[str, Any]] = service.get("/v1/inflight").json()["items"]
-    return [str(one["owner"]).partition(" on ")[0] for one in items]
+def owners(service: Service) -> list[int]:
+    """Return the process of each piece of work in flight."""
+    items: list[dict[str, Any]] = service.get("/v1/inflight?state=running").json()["items"]
+    return [int(str(one["owner"]).split()[1]) for one in items]
