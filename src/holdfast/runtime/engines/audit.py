@@ -116,9 +116,6 @@ async def _due(place: Place, kept: AuditKept) -> list[EventRow]:
 
 def _unit(place: Place, rows: Sequence[EventRow], reader: Reads) -> Unit | None:
     """Return what trims these events and notes what they were; None if another just did."""
-    head = reader.head(audit_of(place.name))
-    if head is None or head.first_sequence != rows[0].sequence:
-        return None
     writes: list[Write] = [TrimStream(audit_of(place.name), rows[-1].sequence + 1)]
     expects: list[AtVersion] = []
     for key, decided in _by_memory(rows).items():
@@ -129,6 +126,10 @@ def _unit(place: Place, rows: Sequence[EventRow], reader: Reads) -> Unit | None:
         after = Audited(before.count + len(decided), last["sequence"], last["facts"])
         expects.append(AtVersion(AUDITED, path, row.version if row and row.value else 0))
         writes.append(PutRecord(AUDITED, path, msgspec.msgpack.encode(after)))
+    # Asked last: as long as the audit begins here, nobody has noted more than was read above.
+    head = reader.head(audit_of(place.name))
+    if head is None or head.first_sequence != rows[0].sequence:
+        return None
     return Unit(tuple(writes), tuple(expects))
 
 
