@@ -98,9 +98,7 @@ def check_media(request: Request, operation: Operation) -> None:
     """
     if request.method in _SAFE or operation.raw:
         return
-    found = request.headers.get("content-type")
-    if operation.upload:
-        found = found or ""
+    found = request.headers.get("content-type", "" if operation.upload else None)
     if found is not None and media_type_of(found) not in operation.takes:
         raise MediaTypeError(found=media_type_of(found), needed=" or ".join(operation.takes))
 
