@@ -199,6 +199,18 @@ def refused(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_floor_of_free_room_is_that_of_the_command_line(tmp_path: Path) -> None:
+    """F7, X7: below it a probe says why, what begins is refused, what is there is told."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    with Served(url, tmp_path, "--free-bytes-min", str(1 << 60)) as served:
+        served.wait_ready()
+        with served.client() as client:
+            refused = client.get("/readyz?gate=disk")
+            assert refused.status_code == 503
+            assert str(1 << 60) in refused.text
+            assert client.get("/v1/runs").status_code == 200
+
+
 def test_without_a_token_nobody_listens(tmp_path: Path) -> None:
     """Section 7 points 1 and 2. Refused with the exact fix, on loopback too."""
     store = ("--store", f"sqlite:///{tmp_path / 'store.db'}")

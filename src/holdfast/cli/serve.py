@@ -52,6 +52,10 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     outage_grace: Annotated[
         float, typer.Option(min=0, help="Seconds a probe stays green while a store is away.")
     ] = 0.0
+    free_bytes_min: Annotated[
+        int | None,
+        typer.Option(min=0, help="Bytes that have to be free on the disk for work to begin."),
+    ] = None
 
 
 @taking(Words)
@@ -80,6 +84,7 @@ def _serve(words: Words) -> Exit:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
+    floor = {} if words.free_bytes_min is None else {"free_bytes_min": words.free_bytes_min}
     serving = Serving(
         url=words.store,
         token_file=words.token_file,
@@ -94,6 +99,7 @@ def _serve(words: Words) -> Exit:
         ),
         drain_delay=words.drain_delay,
         drain_deadline=words.drain_deadline,
+        options=floor,
     )
     with serving.listen() as listening:
         say(announcement(listening, serving.url))
