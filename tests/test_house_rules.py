@@ -99,6 +99,13 @@ CASES = [
     ("the_clock_is_read_in_one_place", RUNTIME, "a = time.monotonic()\n", f"{RUNTIME}:8: reads"),
     ("the_clock_is_read_in_one_place", RUNTIME, "from time import time_ns\n", f"{RUNTIME}:8: imp"),
     ("the_clock_is_read_in_one_place", RUNTIME, "datetime.datetime.now(utc)\n", f"{RUNTIME}:8: re"),
+    ("types_are_learned_by_one_thread", RUNTIME, "msgspec.convert(a, B)\n", f"{RUNTIME}:8: calls"),
+    (
+        "types_are_learned_by_one_thread",
+        RUNTIME,
+        "msgspec.json.decode(a, type=B)\n",
+        f"{RUNTIME}:8: msgspec.json.decode of a type",
+    ),
     ("one_loop_sleeps", RUNTIME, "asyncio.sleep(1)\n", f"{RUNTIME}:8: uses asyncio.sleep"),
     ("one_loop_sleeps", RUNTIME, "group.create_task(go())\n", f"{RUNTIME}:8: uses group.create_"),
     ("one_loop_sleeps", RUNTIME, "from asyncio import sleep\n", f"{RUNTIME}:8: imports"),

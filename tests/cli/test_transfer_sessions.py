@@ -144,6 +144,12 @@ def test_an_identity_of_another_session_is_never_made_ambiguous(empty: str, tmp_
     assert run(find()) == (("zoe",), 1)
 
 
+def head_of(path: Path) -> bytes:
+    """Return the head of the session that was exported."""
+    with path.open("rb") as file:
+        return read_parts(file, path).records[0].value
+
+
 def test_an_imported_session_is_a_new_one(tmp_path: Path) -> None:
     """X13: what tells it from a session of that key that was closed is drawn anew."""
     store, target = f"sqlite:///{tmp_path / 'store.db'}", tmp_path / "export"
@@ -152,10 +158,7 @@ def test_an_imported_session_is_a_new_one(tmp_path: Path) -> None:
     copy = f"sqlite:///{tmp_path / 'copy.db'}"
     assert invoke("import", target, store=copy).returncode == 0
     export(copy, tmp_path / "again")
-    heads = [
-        read_parts(path.open("rb"), path).records[0].value for path in (target, tmp_path / "again")
-    ]
-    one, two = (msgspec.msgpack.decode(head) for head in heads)
+    one, two = (msgspec.msgpack.decode(head_of(path)) for path in (target, tmp_path / "again"))
     assert one.pop("born") != two.pop("born")
     assert one == two
 

@@ -7,7 +7,8 @@ anything is written, and then is one unit: cut, damaged, killed, it leaves nothi
 """
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -102,20 +103,20 @@ class Export(Response):
 async def export_run(call: Call) -> Response:
     """Return a run with its children, as lines of JSON that another store takes in."""
     run_id = call.param("run_id")
-    return await _export(call, call.rt.transfers.pack_run(run_id), run_id)
+    return await _export(call, partial(call.rt.transfers.pack_run, run_id), run_id)
 
 
 async def export_session(call: Call) -> Response:
     """Return what is stored of a session, as lines of JSON that another store takes in."""
     kind, *key = name_of(call)
-    packing = call.rt.transfers.pack_session(kind, tuple(key))
+    packing = partial(call.rt.transfers.pack_session, kind, tuple(key))
     return await _export(call, packing, id_of((kind, *key)))
 
 
-async def _export(call: Call, packing: Awaitable[Parcel], name: str) -> Response:
+async def _export(call: Call, packing: Callable[[], Awaitable[Parcel]], name: str) -> Response:
     call.site.begin_transfer()
     try:
-        return Export(call, await packing, name)
+        return Export(call, await packing(), name)
     except BaseException:
         call.site.end_transfer()
         raise
