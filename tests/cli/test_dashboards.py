@@ -1,17 +1,10 @@
 """`holdfast dashboards export`: what ships, in a folder of one's own, and nothing overwritten."""
 
 import json
-import tarfile
-import zipfile
 from pathlib import Path
-
-from hatchling.builders.sdist import SdistBuilder
-from hatchling.builders.wheel import WheelBuilder
 
 from holdfast.cli.dashboards import shipped
 from tests.cli.invocation import documents, invoke
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 def test_everything_that_ships_is_written_once(tmp_path: Path) -> None:
@@ -45,15 +38,3 @@ def test_help_shows_an_example() -> None:
     """Issue 7: each command has an example in its help."""
     done = invoke("dashboards", "export", "--help")
     assert "holdfast dashboards export " in done.stdout.split("Example:")[1]
-
-
-def test_wheel_and_source_hold_what_ships(tmp_path: Path) -> None:
-    """Issue 7: whoever installed the package has the files."""
-    (wheel,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
-    (source,) = SdistBuilder(str(ROOT)).build(directory=str(tmp_path))
-    with zipfile.ZipFile(wheel) as zipped, tarfile.open(source) as tarred:
-        packed = {"wheel": zipped.namelist(), "sdist": tarred.getnames()}
-    for where, names in packed.items():
-        for name in shipped():
-            path = f"holdfast/adapters/dashboards/{name}"
-            assert any(one.endswith(path) for one in names), f"{path} is not in the {where}"
