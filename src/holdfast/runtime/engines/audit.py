@@ -21,7 +21,7 @@ import msgspec
 
 from holdfast.core import codec
 from holdfast.core.engine import AUDITED, Audited, audit_of
-from holdfast.core.errors import ConflictError, DamagedError, InvalidValueError
+from holdfast.core.errors import ConflictError, DamagedError, InvalidValueError, TooOldError
 from holdfast.core.event import EventRow
 from holdfast.core.key import Key
 from holdfast.core.unit import AtVersion, PutRecord, TrimStream, Unit, Write
@@ -86,7 +86,7 @@ async def trim(place: Place, kept: AuditKept) -> int:
             # What cannot be counted stays, and whoever asks for the audit is told as well.
             await place.damages.note(damage)
             break
-        except ConflictError:
+        except (ConflictError, TooOldError):
             break  # Another one trims; what is left is looked at the next time.
         gone += len(rows)
     return gone
