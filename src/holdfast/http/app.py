@@ -55,6 +55,7 @@ from holdfast.http.operation import Handler, Operation
 from holdfast.http.problem import answer_problem
 from holdfast.http.readiness import STARTED
 from holdfast.http.site import STATE, Settings, Site, Source
+from holdfast.runtime.health import totals
 from holdfast.runtime.opening import open as open_runtime
 from holdfast.runtime.requests import Answer, Note
 
@@ -271,8 +272,7 @@ def check_started(call: Call) -> None:
     health = call.rt.health()
     if health.phase.value in STARTED or (call.operation.stored and health.reads):
         return
-    done = sum(done for done, _ in health.progress.values())
-    total = sum(total for _, total in health.progress.values())
+    done, total = totals(health.progress)
     failed = health.phase is Phase.FAILED
     reason = "it has to be started anew" if failed else "/readyz says how far it is"
     raise NotReadyError(phase=health.phase.value, done=done, total=total, reason=reason)

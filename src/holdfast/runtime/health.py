@@ -10,7 +10,7 @@ gate's `since` is the moment its answer last changed, as far as anybody looked.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -27,6 +27,11 @@ from holdfast.core.refusal import (
 SETTLED: Final = frozenset({Phase.READY, Phase.CLOSED, Phase.FAILED})
 Probe = Callable[[], str]
 """Answers with the reason why something is not as it should be, or with an empty string."""
+
+
+def totals(progress: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many things are done and how many there are, over all parts of the boot."""
+    return sum(done for done, _ in progress.values()), sum(of for _, of in progress.values())
 
 
 class Gate(msgspec.Struct, frozen=True):
@@ -121,8 +126,7 @@ class Life:
 
     def refusal(self) -> NotReadyError:
         """Return the error for whoever wants to change state now."""
-        done = sum(done for done, _ in self.progress.values())
-        total = sum(total for _, total in self.progress.values())
+        done, total = totals(self.progress)
         reason = "see rt.health()" if self.failure is None else reason_of(self.failure)
         return NotReadyError(phase=self.phase.value, done=done, total=total, reason=reason)
 

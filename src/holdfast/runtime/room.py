@@ -38,8 +38,7 @@ class Room:
 
     def trouble(self) -> str:
         """Return why no work should begin; empty if there is room."""
-        free = self.free() if self._floor else None
-        if free is None or free >= self._floor:
+        if self._too_little() is None:
             return ""
         return f"too little room is left on the disk: {self._floor} bytes have to be free"
 
@@ -50,5 +49,11 @@ class Room:
         Raises:
             DiskLowError: there is too little.
         """
-        if self.trouble():
-            raise DiskLowError(free=self.free() or 0, floor=self._floor)
+        free = self._too_little()
+        if free is not None:
+            raise DiskLowError(free=free, floor=self._floor)
+
+    def _too_little(self) -> int | None:
+        """Return how many bytes are free if that is too little; None if there is room."""
+        free = self.free() if self._floor else None
+        return None if free is None or free >= self._floor else free
