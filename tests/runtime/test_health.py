@@ -42,8 +42,10 @@ def test_a_flush_that_is_late_degrades_until_one_came_through(store_url: str) ->
 
     async def run() -> None:
         world, clock = world_at(0.0)
+        # The clock of a test is another one than the server's.
+        opening = holdfast.open(store_url, world=world, flush_interval=30.0, clock_skew_max=0.0)
         async with (
-            holdfast.open(store_url, world=world, flush_interval=30.0) as rt,
+            opening as rt,
             rt.session(Talk, "a") as talk,
         ):
             async with talk.edit() as draft:

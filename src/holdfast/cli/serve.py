@@ -12,6 +12,7 @@ import typer
 
 from holdfast.cli.exits import EXIT_CODES, finish
 from holdfast.cli.output import say
+from holdfast.cli.where import filled
 from holdfast.cli.words import taking
 from holdfast.core.errors import InvalidValueError, MissingExtraError
 from holdfast.core.exits import Exit
@@ -56,6 +57,10 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
         int | None,
         typer.Option(min=0, help="Bytes that have to be free on the disk for work to begin."),
     ] = None
+    clock_skew_max: Annotated[
+        float | None,
+        typer.Option(min=0, help="Seconds the wall clock may be off before that is said."),
+    ] = None
 
 
 @taking(Words)
@@ -84,7 +89,7 @@ def _serve(words: Words) -> Exit:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    floor = {} if words.free_bytes_min is None else {"free_bytes_min": words.free_bytes_min}
+    limits = {"free_bytes_min": words.free_bytes_min, "clock_skew_max": words.clock_skew_max}
     serving = Serving(
         url=words.store,
         token_file=words.token_file,
@@ -99,7 +104,7 @@ def _serve(words: Words) -> Exit:
         ),
         drain_delay=words.drain_delay,
         drain_deadline=words.drain_deadline,
-        options=floor,
+        options=filled(**limits),
     )
     with serving.listen() as listening:
         say(announcement(listening, serving.url))

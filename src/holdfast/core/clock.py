@@ -22,6 +22,22 @@ class StoreTime(NamedTuple):
     seconds: float
 
 
+class Offset(NamedTuple):
+    """
+    By how much a wall clock is ahead of a machine's store time, as far as that is known.
+
+    Attributes:
+        low, high: seconds; the truth lies between them.
+    """
+
+    low: float
+    high: float
+
+    def gap(self, seconds: float) -> float:
+        """Return by how much an offset is above these bounds; below them it is negative."""
+        return max(0.0, seconds - self.high) + min(0.0, seconds - self.low)
+
+
 class Clock(Protocol):
     """What Holdfast asks of a clock; tests set one by hand."""
 
@@ -36,6 +52,11 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds that never run backwards, for waits inside this process."""
         ...
+
+
+def offset(clock: Clock) -> float:
+    """Return by how many seconds wall time is ahead of store time; constant, unless it is set."""
+    return clock.wall() - clock.store_time().seconds
 
 
 class SystemClock:

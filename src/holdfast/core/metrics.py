@@ -29,7 +29,10 @@ _LIFE: Final = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 604800.0,
 _BYTES: Final = (1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9)
 _OUTCOMES: Final = ("succeeded", "failed", "cancelled")
 _CRASHED: Final = tuple(state.value for state in CRASHED)
-GATES: Final = ("store", "engines", "commits", "flush", "damage", "snapshots")
+GATES: Final = (
+    *("store", "heartbeat", "disk", "engines", "restored"),
+    *("commits", "flush", "damage", "snapshots", "clock"),
+)
 
 
 class Metric(msgspec.Struct, frozen=True, kw_only=True):

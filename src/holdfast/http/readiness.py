@@ -36,6 +36,7 @@ _WORDS: Final = {
     "flush": "the last flush is late",
     "damage": "damage was found",
     "snapshots": "a snapshot is missing",
+    "clock": "the wall clock is off",
 }
 
 

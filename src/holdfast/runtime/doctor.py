@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.clock import SystemClock
+from holdfast.core.clock import SystemClock, offset
 from holdfast.core.errors import DamagedFileError, StoreRefusedError
 from holdfast.core.ledger import EntryState
 from holdfast.runtime.backup import list_backups
@@ -28,7 +28,7 @@ from holdfast.runtime.presence import Present
 from holdfast.runtime.runs.view import CODE_KIND
 from holdfast.runtime.runtime import Runtime
 from holdfast.store.files import TEMPORARY
-from holdfast.store.options import scheme, sqlite_path
+from holdfast.store.options import Options, scheme, sqlite_path
 from holdfast.store.owner import proven_dead, this_owner
 
 LISTED_MAX: Final = 1_000
@@ -37,6 +37,7 @@ FREE_SHARE_MIN: Final = 0.05
 LOG_BYTES_MAX: Final = 64 * 1024 * 1024
 DAY: Final = 86_400.0
 SYNC_SLOW: Final = 0.02
+CLOCK_SKEW_MAX: Final = Options().clock_skew_max
 PROBES: Final = 20
 
 Severity = Literal["note", "warning", "error"]
@@ -81,6 +82,7 @@ async def examine(url: str, *, backups: Path | None = None, probe: bool = False)
         async with open(url, read_only=True) as rt:
             found += _opening(rt)
             found += await _content(rt)
+            found += await _clock(rt)
     except StoreRefusedError as error:
         if not error.report:
             raise
@@ -179,6 +181,22 @@ async def _look(rt: Runtime) -> tuple[int, set[str], list[str]]:
             if proven_dead(present.owner, here):
                 lost.append(f"process {present.owner.pid} (epoch {present.epoch})")
     return len(damaged), {row.key[0] for row in waiting}, lost
+
+
+async def _clock(rt: Runtime) -> list[Ailment]:
+    """Compare the wall clock with that of the store, and with what runtimes here saw of it."""
+    said = [gate.reason for gate in rt.health().gates if gate.name == "clock" and not gate.ok]
+    now, domain = offset(rt.clock), rt.clock.store_time().domain
+    for row in await rt.records.list(PRESENCE_KIND, limit=LISTED_MAX):
+        with suppress(msgspec.ValidationError):
+            present = codec.convert(row.value, Present)
+            by = now - (present.seen - present.seconds)
+            if present.domain == domain and abs(by) > CLOCK_SKEW_MAX:
+                since = f"since process {present.owner.pid} was last heard from"
+                said.append(f"the wall clock was set by {by:+.1f} s {since}")
+    consequence = "moments are wrong for people; schedules and timers over a boot come late"
+    remedy = "look after time synchronisation (NTP), also on the server of the store"
+    return [Ailment("clock", "warning", one, consequence, remedy) for one in said]
 
 
 def _files(path: Path) -> Iterator[Ailment]:

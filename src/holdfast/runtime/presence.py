@@ -100,6 +100,7 @@ class Presence:
         busy: says whether work of this runtime is in flight; set by the ledger.
         closing: returns what else is written with the goodbye; set by the ledger.
         on_fenced: called once with the reason when it was overtaken with work in flight.
+        beside: called with every beat; looks at what has to be looked at now and then.
         fenced: that reason, or None.
         drained_at: as its record says; read by the executor, which takes no runs then.
     """
@@ -117,6 +118,7 @@ class Presence:
         self.busy: Callable[[], bool] = lambda: False
         self.closing: Callable[[], tuple[Write, ...]] = tuple
         self.on_fenced: Callable[[FenceError], None] = lambda _: None
+        self.beside: Callable[[], object] = lambda: None
         self.fenced: FenceError | None = None
         self.drained_at = 0.0
 
@@ -338,4 +340,5 @@ class Heartbeat(Service):
             self.trouble = f"the store took no heartbeat ({error.code})"
             beats = _BEATS_PER_TTL_AFTER_FAILURE
             log.warning("event=heartbeat_failed reason=%s", error.code)
+        self._presence.beside()
         self.interval = self._presence.ttl / beats

@@ -49,6 +49,7 @@ from holdfast.runtime.sessions.identity import Identities
 from holdfast.runtime.sessions.latch import Latches
 from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.sessions.sessions import Sessions
+from holdfast.runtime.skew import Skew
 from holdfast.runtime.tokens import Tokens
 from holdfast.runtime.transfers import Transfers
 from holdfast.runtime.watch import Watch
@@ -413,6 +414,8 @@ class Runtime:
         gates.add("flush", lambda: "the last flush is late" if flusher.late else "")
         gates.add("damage", self._damages.words)
         gates.add("snapshots", self.engines.remarks)
+        self._presence.beside = Skew(store).trouble
+        gates.add("clock", self._presence.beside)
 
 
 def make_driver(url: str, options: Options, world: World) -> Driver:

@@ -42,6 +42,8 @@ class Options:
             environment variable `HOLDFAST_KEYRING` names if it is not given, and none without it.
         free_bytes_min: bytes that have to be free on the disk of an SQLite store for new work to be
             taken over HTTP; 0 for none.
+        clock_skew_max: seconds by which the wall clock may be off before that is said; 0 to say
+            nothing.
         boot_budget: seconds a boot may take before it fails; the next one goes on from there.
     """
 
@@ -60,6 +62,7 @@ class Options:
     lease_ttl: float = 30.0
     sessions_in_memory: int = 10_000
     free_bytes_min: int = 64 * 1024 * 1024
+    clock_skew_max: float = 10.0
     boot_budget: float = 600.0
     runs_kept_for: float | None = None
     runs_kept: int | None = None
@@ -76,7 +79,7 @@ class Options:
         for name in (*counts, "sessions_in_memory"):
             if getattr(self, name) < 1:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 1")
-        for name in ("runs_kept_for", "runs_kept", "free_bytes_min"):
+        for name in ("runs_kept_for", "runs_kept", "free_bytes_min", "clock_skew_max"):
             if (getattr(self, name) or 0) < 0:
                 raise InvalidValueError(what=name, reason=f"is {getattr(self, name)}, at least 0")
 

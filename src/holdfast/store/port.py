@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from holdfast.core.clock import Offset
 from holdfast.core.commit import Decision, Moment, Needs, State, decide, needs
 from holdfast.core.errors import HoldfastError, StoreBusyError
 from holdfast.core.event import EventRow, Head
@@ -276,11 +277,14 @@ class Driver(Protocol):
         location: where it is, for people.
         migrating: to be called when `open` begins to bring the schema up to date.
         vault: seals what is written from now on and opens what is read; None if nothing is sealed.
+        vouched: what this machine's wall clock would have to be ahead of its store time by, to say
+            what the store's own clock said when it was last heard; None if it has none of its own.
     """
 
     location: str
     migrating: Callable[[], None]
     vault: Vault | None
+    vouched: Offset | None
 
     def open(self) -> Opened:
         """Guard, connect, migrate, draw an incarnation."""

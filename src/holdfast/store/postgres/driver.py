@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import psycopg
 
+from holdfast.core.clock import Offset
 from holdfast.core.errors import (
     ClosedError,
     ForkedError,
@@ -51,7 +52,7 @@ from holdfast.store.port import (
 )
 from holdfast.store.postgres.archive import PostgresArchive
 from holdfast.store.postgres.connection import PostgresConnection, create_schema, parse
-from holdfast.store.postgres.transaction import PostgresTransaction
+from holdfast.store.postgres.transaction import PostgresTransaction, vouched_by
 from holdfast.store.reader import Reader
 from holdfast.store.vault import Vault
 from holdfast.store.verify import verify_rows
@@ -69,6 +70,7 @@ class PostgresDriver:
         self._url = url
         self.migrating: Callable[[], None] = lambda: None
         self.vault: Vault | None = None
+        self.vouched: Offset | None = None
         self._options = options
         self._world = world
         self._main: PostgresConnection | None = None
@@ -127,7 +129,9 @@ class PostgresDriver:
             UnsafeStoreError: a setting weakens the promises.
             StoreRefusedError: the server is a standby.
         """
-        fsync, pages, synchronous, version, standby, _ = main.fetch("settings")[0]
+        asked = self._world.clock.store_time().seconds
+        fsync, pages, synchronous, version, standby, wall = main.fetch("settings")[0]
+        self.vouched = vouched_by(wall, asked, self._world.clock)
         if standby and not self._options.read_only:
             raise StoreRefusedError(store=self.location, reason="the server is a standby")
         found = {"fsync": fsync, "full_page_writes": pages, "synchronous_commit": synchronous}
@@ -208,6 +212,7 @@ class PostgresDriver:
             self.vault,
         )
         answers = commit_batch(transaction, units, self._world)
+        self.vouched = transaction.vouched
         self._number = max(self._number, transaction.number)
         self._own.note(answers.positions)
         return answers

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from holdfast.core.clock import StoreTime
+from holdfast.core.clock import Clock, Offset, StoreTime
 from holdfast.core.commit import Decision, Moment, Needs, State
 from holdfast.core.errors import IncarnationFencedError, StoreError
 from holdfast.core.world import World
@@ -35,6 +35,18 @@ from holdfast.store.reader import Reader, learn_keys
 from holdfast.store.vault import Vault
 
 DOMAIN = "server"
+
+
+def vouched_by(wall: float, asked: float, clock: Clock) -> Offset:
+    """
+    Return the offset that the server's clock vouches for.
+
+    Args:
+        wall: what it said.
+        asked: store time of this machine before it was asked; the answer came just now.
+        clock: of this machine.
+    """
+    return Offset(wall - clock.store_time().seconds, wall - asked)
 
 
 class PostgresTransaction:
@@ -57,6 +69,7 @@ class PostgresTransaction:
         self._world = world
         self._retention = retention
         self._state = State()
+        self.vouched: Offset | None = None
         self.number = 0
         self._taken = 0
         self._position = 0
@@ -65,6 +78,7 @@ class PostgresTransaction:
         """Lock and load what is wanted, and take positions and a number."""
         self._state = State()
         loading = effects.Loading(wanted, self._state, self.vault)
+        asked = self._world.clock.store_time().seconds
         entered, *found, taken = self._main.fetch_together(
             [
                 ("enter_batch", {"incarnation": self._incarnation}),
@@ -80,6 +94,7 @@ class PostgresTransaction:
                 store=self._main.location, reason="it does not know this incarnation"
             )
         loading.keep(found)
+        self.vouched = vouched_by(seconds, asked, self._world.clock)
         moment = Moment(self._world.clock.wall(), StoreTime(DOMAIN, seconds), self._incarnation)
         self._taken, positions = taken[0]
         if positions:

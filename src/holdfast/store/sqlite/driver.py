@@ -28,6 +28,7 @@ from typing import Any, Final
 
 import apsw
 
+from holdfast.core.clock import Offset
 from holdfast.core.errors import (
     ClosedError,
     ForkedError,
@@ -82,6 +83,7 @@ class SqliteDriver:
         self.location = "sqlite:///:memory:" if path is None else f"sqlite:///{path}"
         self.migrating: Callable[[], None] = lambda: None
         self.vault: Vault | None = None
+        self.vouched: Offset | None = None
         self._options = options
         self._world = world
         self._files = world.files or SystemFiles(world.failpoints)

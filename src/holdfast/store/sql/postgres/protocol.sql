@@ -49,4 +49,4 @@ SELECT set_config(:setting, :value, false);
 -- name: settings
 SELECT current_setting('fsync'), current_setting('full_page_writes'),
        current_setting('synchronous_commit'), current_setting('server_version'),
-       pg_is_in_recovery(), current_setting('data_checksums');
+       pg_is_in_recovery(), CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION);
