@@ -15,12 +15,13 @@ import msgspec
 
 from holdfast.client import transfer
 from holdfast.client.connection import Connection, Options
+from holdfast.client.engines import Engines
 from holdfast.client.event import Event, Page
 from holdfast.client.follow import Follower, OnReset
+from holdfast.client.plain import Plain, pages, path_of, plain
+from holdfast.client.sessions import Sessions
 from holdfast.client.workers import Workers
 from holdfast.core import codec
-
-Plain = dict[str, Any]
 
 
 class Service:
@@ -34,6 +35,7 @@ class Service:
         artifacts: of runs.
         sessions: conversations.
         workers: the runtimes on the store.
+        engines: working memories of foreign programs.
         events: of runs.
         feed: the events of all streams.
     """
@@ -47,6 +49,7 @@ class Service:
         self.artifacts = Artifacts(connection)
         self.sessions = Sessions(connection)
         self.workers = Workers(connection)
+        self.engines = Engines(connection)
         self.events = Events(connection)
         self.feed = Feed(connection)
 
@@ -95,12 +98,12 @@ class Service:
 
     def items(self, path: str, **filters: Any) -> AsyncIterator[Plain]:
         """Yield the items of any listing, page after page."""
-        return _pages(self._connection, path, filters)
+        return pages(self._connection, path, filters)
 
     @staticmethod
     def path(*parts: str) -> str:
         """Return the path of something by its names, which may hold anything."""
-        return _path(*parts)
+        return path_of(*parts)
 
 
 @asynccontextmanager
@@ -157,24 +160,24 @@ class Runs:
         body = {"function": function, "args": list(args), **more}
         if run_id is not None:
             body["run_id"] = run_id
-        return await _plain(self._connection, "POST", "/v1/runs", body, key)
+        return await plain(self._connection, "POST", "/v1/runs", body, key)
 
     async def get(self, run_id: str) -> Plain:
         """Return a run."""
-        return await _plain(self._connection, "GET", _path("runs", run_id))
+        return await plain(self._connection, "GET", path_of("runs", run_id))
 
     async def ended(self, run_id: str) -> Plain:
         """Return a run once it ended, however long that takes."""
         while True:
             found = await self._connection.plain(
-                "GET", _path("runs", run_id), params={"wait": "terminal", "timeout": 30}
+                "GET", path_of("runs", run_id), params={"wait": "terminal", "timeout": 30}
             )
             if found.get("ended_at") is not None:
                 return dict(found)
 
     async def list(self, **filters: Any) -> AsyncIterator[Plain]:
         """Yield runs by id, page after page: `status`, `function`, `label`, `q` ..."""
-        async for one in _pages(self._connection, "/v1/runs", filters):
+        async for one in pages(self._connection, "/v1/runs", filters):
             yield one
 
     async def cancel(self, run_id: str, *, mode: str = "now", reason: str = "") -> Plain:
@@ -197,8 +200,8 @@ class Runs:
         self, run_id: str, name: str, value: Any = None, *, key: str | None = None
     ) -> Plain:
         """Send something to a run."""
-        path = f"{_path('runs', run_id)}/signals/{quote(name, safe='')}"
-        return await _plain(self._connection, "POST", path, {"value": value}, key)
+        path = f"{path_of('runs', run_id)}/signals/{quote(name, safe='')}"
+        return await plain(self._connection, "POST", path, {"value": value}, key)
 
     async def fork(
         self,
@@ -217,10 +220,10 @@ class Runs:
 
     async def export(self, run_id: str, file: BinaryIO) -> None:
         """Write a run with its children into a file that is open for writing, whole."""
-        await transfer.fetch(self._connection, f"{_path('runs', run_id)}/export", file)
+        await transfer.fetch(self._connection, f"{path_of('runs', run_id)}/export", file)
 
     async def _change(self, run_id: str, verb: str, body: Plain) -> Plain:
-        return await _plain(self._connection, "POST", f"{_path('runs', run_id)}/{verb}", body)
+        return await plain(self._connection, "POST", f"{path_of('runs', run_id)}/{verb}", body)
 
 
 class Operations:
@@ -254,7 +257,7 @@ class Operations:
             LimitError: they are more than one operation takes.
         """
         asked = _bulk(action, filter, ids, more)
-        return dict((await _plain(self._connection, "POST", "/v1/bulk", asked, key))["operation"])
+        return dict((await plain(self._connection, "POST", "/v1/bulk", asked, key))["operation"])
 
     async def plan(
         self,
@@ -266,15 +269,15 @@ class Operations:
     ) -> Plain:
         """Return to how many runs that would be done, where they are, and the first of them."""
         asked = {**_bulk(action, filter, ids, more), "dry_run": True}
-        return dict((await _plain(self._connection, "POST", "/v1/bulk", asked))["plan"])
+        return dict((await plain(self._connection, "POST", "/v1/bulk", asked))["plan"])
 
     async def get(self, operation_id: str) -> Plain:
         """Return an operation."""
-        return await _plain(self._connection, "GET", _path("operations", operation_id))
+        return await plain(self._connection, "GET", path_of("operations", operation_id))
 
     async def follow(self, operation_id: str) -> AsyncGenerator[Plain]:
         """Yield an operation again and again as it goes on; the last time once it ended."""
-        path, asked = _path("operations", operation_id), {"wait": "change", "timeout": 5}
+        path, asked = path_of("operations", operation_id), {"wait": "change", "timeout": 5}
         found = await self.get(operation_id)
         yield found
         while found.get("ended_at") is None:
@@ -287,19 +290,19 @@ class Operations:
 
     async def list(self) -> AsyncIterator[Plain]:
         """Yield operations, the newest first, page after page."""
-        async for one in _pages(self._connection, "/v1/operations", {}):
+        async for one in pages(self._connection, "/v1/operations", {}):
             yield one
 
     async def items(self, operation_id: str, **filters: Any) -> AsyncIterator[Plain]:
         """Yield what became of each run of the selection: `outcome` ..."""
-        path = f"{_path('operations', operation_id)}/items"
-        async for one in _pages(self._connection, path, filters):
+        path = f"{path_of('operations', operation_id)}/items"
+        async for one in pages(self._connection, path, filters):
             yield one
 
     async def cancel(self, operation_id: str, *, reason: str = "") -> Plain:
         """Ask an operation to end; what was done stays done."""
-        path = f"{_path('operations', operation_id)}/cancel"
-        return await _plain(self._connection, "POST", path, {"reason": reason})
+        path = f"{path_of('operations', operation_id)}/cancel"
+        return await plain(self._connection, "POST", path, {"reason": reason})
 
 
 def _bulk(
@@ -325,7 +328,7 @@ class Questions:
 
     async def list(self, **filters: Any) -> AsyncIterator[Plain]:
         """Yield questions, page after page: `state`, `run_id` ..."""
-        async for one in _pages(self._connection, "/v1/questions", filters):
+        async for one in pages(self._connection, "/v1/questions", filters):
             yield one
 
     async def answer(
@@ -337,8 +340,8 @@ class Questions:
         Raises:
             AnswerConflictError: it has another answer.
         """
-        path = f"{_path('questions', question_id)}/answer"
-        return await _plain(self._connection, "POST", path, {"value": value, **more}, key)
+        path = f"{path_of('questions', question_id)}/answer"
+        return await plain(self._connection, "POST", path, {"value": value, **more}, key)
 
 
 class Artifacts:
@@ -350,35 +353,14 @@ class Artifacts:
 
     async def list(self, run_id: str, **filters: Any) -> AsyncIterator[Plain]:
         """Yield the artifacts of a run."""
-        path = f"{_path('runs', run_id)}/artifacts"
-        async for one in _pages(self._connection, path, filters):
+        path = f"{path_of('runs', run_id)}/artifacts"
+        async for one in pages(self._connection, path, filters):
             yield one
 
     async def read(self, run_id: str, name: str) -> bytes:
         """Return the bytes of an artifact."""
-        path = f"{_path('runs', run_id)}/artifacts/{quote(name, safe='')}"
+        path = f"{path_of('runs', run_id)}/artifacts/{quote(name, safe='')}"
         return (await self._connection.request("GET", path)).content
-
-
-class Sessions:
-    """Sessions."""
-
-    def __init__(self, connection: Connection) -> None:
-        """Take the connection."""
-        self._connection = connection
-
-    async def list(self, **filters: Any) -> AsyncIterator[Plain]:
-        """Yield sessions, page after page."""
-        async for one in _pages(self._connection, "/v1/sessions", filters):
-            yield one
-
-    async def get(self, session_id: str) -> Plain:
-        """Return a session."""
-        return await _plain(self._connection, "GET", _path("sessions", session_id))
-
-    async def export(self, session_id: str, file: BinaryIO) -> None:
-        """Write what is stored of a session into a file that is open for writing, whole."""
-        await transfer.fetch(self._connection, f"{_path('sessions', session_id)}/export", file)
 
 
 class Events:
@@ -390,7 +372,7 @@ class Events:
 
     async def page(self, run_id: str, *, after: str = "earliest", limit: int = 100) -> Page:
         """Return a page of a journal."""
-        path = f"{_path('runs', run_id)}/events"
+        path = f"{path_of('runs', run_id)}/events"
         asked = {"after": after, "limit": limit}
         response = await self._connection.request("GET", path, params=asked)
         return msgspec.json.decode(response.content, type=codec.learned(Page))
@@ -432,7 +414,7 @@ class Events:
         step: str = "",
     ) -> Follower:
         """Return who follows, as `follow` does, and tells its cursor meanwhile."""
-        path = f"{_path('runs', run_id)}/events"
+        path = f"{path_of('runs', run_id)}/events"
         filters = {"types": list(types), "step": step}
         dense = not (types or step)
         return Follower(self._connection, path, filters, after, on_reset, dense=dense)
@@ -467,26 +449,3 @@ class Feed:
         return Follower(
             self._connection, "/v1/events", filters, after, on_reset, dense=False
         ).events()
-
-
-def _path(*parts: str) -> str:
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
-
-
-async def _plain(
-    connection: Connection, method: str, path: str, body: Any = None, key: str | None = None
-) -> Plain:
-    return dict(await connection.plain(method, path, body=body, key=key) or {})
-
-
-async def _pages(
-    connection: Connection, path: str, filters: Mapping[str, Any]
-) -> AsyncIterator[Plain]:
-    cursor: str | None = None
-    while True:
-        page = await connection.plain("GET", path, params={**filters, "cursor": cursor})
-        for one in page["items"]:
-            yield one
-        cursor = page.get("next_cursor")
-        if cursor is None:
-            return

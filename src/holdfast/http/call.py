@@ -32,7 +32,7 @@ from holdfast.runtime.runtime import Runtime
 
 T = TypeVar("T", bound=msgspec.Struct)
 V = TypeVar("V")
-_LISTS: Final = ("label", "run", "types", "fields")
+_LISTS: Final = ("key", "label", "run", "types", "fields")
 _DEPTH_MAX: Final = 100
 _VALUES_MAX: Final = 200_000
 

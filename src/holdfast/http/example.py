@@ -122,6 +122,7 @@ _STATE: Final = {
     "schedule_list": Example(),
     "engine_list": Example(),
     "engine_keys": Example(params={"engine": "policy"}),
+    "engine_snapshots": Example(params={"engine": "policy"}, query={"key": "ann", "limit": 3}),
     "engine_snapshot": Example(params={"engine": "policy"}, body={"key": ["ann"]}, status=202),
     "engine_evict": Example(params={"engine": "policy"}, body={"key": ["bob"]}, status=202),
     "info": Example(),

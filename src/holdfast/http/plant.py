@@ -3,18 +3,19 @@ The plant over HTTP: what runs on the store and by what rules: workers, engines,
 """
 
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from starlette.responses import Response
 
 from holdfast.core.access import Right
 from holdfast.core.denial import WorkerNotFoundError
-from holdfast.core.errors import InvalidValueError
+from holdfast.core.errors import InvalidValueError, RecordNotFoundError
 from holdfast.http.answers import Receipt, answer, moment
 from holdfast.http.call import Call
-from holdfast.http.operation import Handler, Operation
+from holdfast.http.operation import Handler, Operation, Query
 from holdfast.http.runs import Words
+from holdfast.runtime.engines.stored import LISTED_MAX, StoredSnapshot
 from holdfast.runtime.worker import Worker
 
 
@@ -118,6 +119,53 @@ class EngineKeys(msgspec.Struct, frozen=True):
     """
 
     items: list[list[str]]
+
+
+class SnapshotOut(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    A snapshot of a working memory.
+
+    Attributes:
+        sequence: of the last event of the journal that it includes.
+        tail: events behind it, which a start that begins with it does again.
+        written_at: when it was made.
+        size: of what was captured, in bytes.
+        stored_size: of what is stored of that, in bytes.
+        usable: a start would take it.
+        reason: why not.
+    """
+
+    sequence: int
+    tail: int
+    written_at: datetime | None
+    size: int
+    stored_size: int
+    usable: bool
+    reason: str
+
+
+class SnapshotList(msgspec.Struct, frozen=True):
+    """
+    The snapshots that are kept of a working memory.
+
+    Attributes:
+        items: the newest first.
+    """
+
+    items: list[SnapshotOut]
+
+
+class SnapshotQuery(Query, frozen=True):
+    """
+    Whose snapshots are listed.
+
+    Attributes:
+        key: of the working memory, part by part; none if the engine has one alone.
+        limit: how many.
+    """
+
+    key: list[str] = msgspec.field(default_factory=list[str])
+    limit: Annotated[int, msgspec.Meta(ge=1, le=LISTED_MAX)] = LISTED_MAX
 
 
 class MemoryAct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -250,6 +298,27 @@ async def engine_keys(call: Call) -> EngineKeys:
     return EngineKeys([list(key) for key in keys])
 
 
+async def list_snapshots(call: Call) -> SnapshotList:
+    """Return the snapshots that are kept of a working memory, loaded or not."""
+    asked = call.query(SnapshotQuery)
+    found = await call.rt.engines.stored.snapshots(
+        call.param("engine"), tuple(asked.key), limit=asked.limit
+    )
+    return SnapshotList([_snapshot(one) for one in found])
+
+
+def _snapshot(one: StoredSnapshot) -> SnapshotOut:
+    return SnapshotOut(
+        sequence=one.sequence,
+        tail=one.tail,
+        written_at=moment(one.written_at),
+        size=one.size,
+        stored_size=one.stored_size,
+        usable=not one.reason,
+        reason=one.reason,
+    )
+
+
 async def snapshot_memory(call: Call) -> Response:
     """Make a snapshot of a working memory."""
     engine, key = call.rt.engines[call.param("engine")], call.body(MemoryAct).key
@@ -355,6 +424,18 @@ OPERATIONS: Final = (
         right=Right.PAYLOADS,
         answer=EngineKeys,
         errors=(InvalidValueError,),
+        tag="plant",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/engines/{engine}/snapshots",
+        name="engine_snapshots",
+        stored=True,
+        summary="List the snapshots that are kept of a working memory",
+        handler=list_snapshots,
+        query=SnapshotQuery,
+        answer=SnapshotList,
+        errors=(RecordNotFoundError, InvalidValueError),
         tag="plant",
     ),
     _act("snapshot", "Make a snapshot of a working memory", snapshot_memory),

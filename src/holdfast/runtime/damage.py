@@ -7,16 +7,25 @@ Invariant: noting never hides the damage; the error goes on to the caller in any
 
 import logging
 
+import msgspec
+
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
 from holdfast.core.key import encode_key, prefix_end
-from holdfast.core.unit import PutRecord, Unit
+from holdfast.core.unit import PutRecord, RecordRow, Unit
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
 KIND = "holdfast.damage"
 LISTED_MAX = 1_000
+
+
+class _Note(msgspec.Struct):
+    """What is kept of a damage."""
+
+    sequence: int | None
+    reason: str
 
 
 class Damages:
@@ -47,7 +56,7 @@ class Damages:
         )
         self._noted.add((damage.what, damage.name))
         self.count = len(self._noted)
-        value = codec.encode({"sequence": damage.sequence, "reason": damage.reason})
+        value = codec.encode(msgspec.to_builtins(_Note(damage.sequence, damage.reason)))
         try:
             key = (damage.what, damage.name)
             await self._store.commit_early(Unit((PutRecord(KIND, key, value),)))
@@ -64,7 +73,14 @@ class Damages:
         records = await self._store.read(
             lambda reader: reader.records(KIND, first, prefix_end(first), LISTED_MAX, None)
         )
-        return {
-            (record.key[0], record.key[1]): codec.decode(record.value or b"\xc0")["sequence"]
-            for record in records
-        }
+        return {(record.key[0], record.key[1]): _sequence(record) for record in records}
+
+
+def noted(reader: Reads, what: str, name: str) -> int | None:
+    """Return which sequence of something was found damaged last; None if nothing of it was."""
+    record = reader.record(KIND, (what, name))
+    return None if record is None or record.value is None else _sequence(record)
+
+
+def _sequence(record: RecordRow) -> int | None:
+    return codec.decode_as(record.value or b"", _Note, "note of damage").sequence

@@ -22,6 +22,7 @@ from holdfast.runtime.engines.load import check_rules, known, known_of, unread
 from holdfast.runtime.engines.place import Place
 from holdfast.runtime.engines.post import Post
 from holdfast.runtime.engines.settings import EngineSettings, Single, settings_with
+from holdfast.runtime.engines.stored import StoredEngines
 from holdfast.runtime.service import Service
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
@@ -37,6 +38,7 @@ class Engines:
 
     Attributes:
         name, phase: of its part of the boot.
+        stored: what is kept of engines, attached here or not.
     """
 
     name = PART
@@ -48,6 +50,7 @@ class Engines:
         """Take the store."""
         self._redaction = redaction
         self._store = store
+        self.stored = StoredEngines(store)
         self._damages = damages
         self._post = Post(store)
         self._threads = ThreadPoolExecutor(_THREADS, "holdfast-engine")
