@@ -161,6 +161,8 @@ def test_a_dry_run_says_what_it_would_be_and_changes_nothing(store_url: str) -> 
         named = {"action": "cancel", "ids": ["z", "nobody", "z"], "dry_run": True}
         plan = (await site.post("/v1/bulk", named, 200))["plan"]
         assert (plan["selected"], plan["by_status"]) == (2, {"failed": 1, "gone": 1})
+        none = {"action": "cancel", "ids": [], "dry_run": True}
+        assert (await site.post("/v1/bulk", none, 200))["plan"]["selected"] == 0
         assert await site.rt.feed.head() == head
         assert (await site.get("/v1/operations"))["items"] == []
 

@@ -233,7 +233,7 @@ class Reads(Protocol):
         ...
 
     def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
-        """Return the record of each key; one without value was deleted."""
+        """Return the record of each key, none for none; one without value was deleted."""
         ...
 
     def records(

@@ -177,7 +177,9 @@ class Reader:
         return self.records_at(kind, [key])[0]
 
     def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
-        """Return the record of each key; one without value was deleted."""
+        """Return the record of each key, none for none; one without value was deleted."""
+        if not keys:
+            return []
         found = self.fetch("load_records", ids=[rows.record_id(kind, key) for key in keys])
         read = self.opened_records(found)
         by_key = {record.key: record for record in read if record.kind == kind}

@@ -58,6 +58,16 @@ class RunContract:
             equal(await rt.verify(), [], "findings")
 
     @asynchronous
+    async def test_runs_are_found_by_any_number_of_names(self, open_store: Opener) -> None:
+        """R11. One that is not there is nothing in its place, also of none, and of itself twice."""
+        async with open_store() as rt:
+            await (await rt.runs.start(_double, 1, run_id="a")).result()
+            equal(await rt.bulk.named([]), [], "of no names")
+            equal(await rt.bulk.named(["b"]), [None], "of one that is not there")
+            found = [one and one.id for one in await rt.bulk.named(["b", "a", "a"])]
+            equal(found, [None, "a", "a"], "of several")
+
+    @asynchronous
     async def test_one_of_many_answers_counts(self, open_store: Opener) -> None:
         """A10, C5. The others are told who was first."""
         async with open_store() as rt:
