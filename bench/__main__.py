@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
+from bench.api import api
 from bench.append import LOADS, append
 from bench.engines import engine, engine_buffered, engine_replay, engine_snapshot, verdicts
 from bench.follow import follow, read
@@ -27,6 +28,7 @@ ROWS: dict[str, Row] = {
     **{load.name: partial(append, load=load) for load in LOADS},
     "follow": follow,
     "stream": stream,
+    "api": api,
     "read": read,
     "stall": stall,
     "flush": flush,

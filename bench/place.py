@@ -37,6 +37,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         subscribers: sockets that follow one stream.
         streamed: events that arrive meanwhile.
         streamed_alone: events whose delay is measured, one after the other.
+        listed: runs in the store that `api` asks about.
     """
 
     seconds: float = 0.5
@@ -53,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     subscribers: int = 1_000
     streamed: int = 100_000
     streamed_alone: int = 500
+    listed: int = 100_000
 
 
 class Place:

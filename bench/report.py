@@ -89,6 +89,9 @@ BARS = (
     Bar("CPU per step ≤ 150 µs", "steps_100", "dbos", "", _cpu, lambda us: us <= 150),
     Bar("replay ≥ 100,000 steps/s", "replay", "dbos", "", _value, lambda rate: rate >= 100_000),
     Bar("boot with 10,000 runs < 2 s", "inflight", "", "", _value, lambda ms: ms < 2_000),
+    Bar("first page of 100,000 runs < 300 ms", "api_first", "", "", _value, lambda ms: ms < 300),
+    Bar("a filter looks for < 300 ms", "api_look", "", "", _value, lambda ms: ms < 300),
+    Bar("1,000,000 events open < 1 s", "api_opened", "", "", _value, lambda ms: ms < 1_000),
     Bar("import < 100 ms", "import", "", "", _value, lambda ms: ms < 100),
     Bar("idle runtime < 40 MB", "memory", "", "sqlite", _value, lambda mb: mb < 40),
 )

@@ -19,6 +19,7 @@ from bench.measure import Stopwatch, now, rss_mb
 from bench.place import opening
 from holdfast import Append, Event, Runtime, Unit
 from holdfast.http import Settings
+from holdfast.http.server import IDLE_SECONDS_MAX
 
 TOKEN = "bench"
 RUN = "measured"
@@ -82,7 +83,12 @@ async def main(url: str, port: int) -> None:
                 break
         app = holdfast.http.app(rt, Settings(token=TOKEN))
         config = uvicorn.Config(
-            app, port=port, log_level="warning", access_log=False, backlog=4_096
+            app,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            backlog=4_096,
+            timeout_keep_alive=IDLE_SECONDS_MAX,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

@@ -38,6 +38,7 @@ SHORT = Plan(
     subscribers=20,
     streamed=1_000,
     streamed_alone=5,
+    listed=700,
 )
 MANY = {"append_10000", "append_10k_1000", "steps_100", "runs_100"}
 BESIDE_PEER = {*(load.name for load in RUN_LOADS), "replay", "recovery"}

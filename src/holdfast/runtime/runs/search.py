@@ -20,7 +20,7 @@ from holdfast.runtime.runs.journal import stream_of
 from holdfast.runtime.runs.view import KIND, Views
 
 LISTED_MAX: Final = 10_000
-SCANNED_MAX: Final = 20_000
+SCANNED_MAX: Final = 10_000
 COUNTED_MAX: Final = 10_000
 _PAGE: Final = 2_000
 _NEVER: Final = float("-inf")
@@ -122,7 +122,7 @@ class Search:
         found: list[RunInfo] = []
         scanned = 0
         while scanned < SCANNED_MAX:
-            size = min(_PAGE, max(limit, 100))
+            size = _PAGE if scanned else min(_PAGE, max(limit, 100))
             rows = await self._rows(sought, after, size)
             for row in rows:
                 view = decode_view(row.value or b"")
