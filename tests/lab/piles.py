@@ -70,10 +70,14 @@ def uncalled() -> int:
     raise AssertionError("a function was called in a replay")
 
 
+# Made once, by the process that forks all others.
+_ENGINES: Final = {ask: ClipsEngine(RULES, functions={"ask": ask}) for ask in (outside, uncalled)}
+
+
 async def attached(rt: Runtime, name: str, ask: Any = outside) -> AttachedEngine:
     """Attach the engine of a name."""
     if name == "rules":
-        engine: Any = ClipsEngine(RULES, functions={"ask": ask})
+        engine: Any = _ENGINES[ask]
     else:
         engine = PileEngine(ask, leaks=name == "leaky")
     return await rt.engines.attach(name, engine, cadence=_BY_HAND)

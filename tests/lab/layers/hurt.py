@@ -17,6 +17,11 @@ _HANGS = 30.0
 Strike = Mapping[str, Any]
 
 
+def warm() -> Forks:
+    """Return a warm process that finds the programs of the lab."""
+    return Forks([str(ROOT)])
+
+
 class Hurt:
     """
     One program of a seed.
@@ -26,25 +31,32 @@ class Hurt:
     """
 
     def __init__(
-        self, what: str, work: str, invariant: str, seed: int, states: Sequence[str] = ()
+        self,
+        what: str,
+        program: tuple[str, str],
+        seed: int,
+        states: Sequence[str] = (),
+        forks: Forks | None = None,
     ) -> None:
         """
         Take the program.
 
         Args:
             what: as which its cases are counted.
-            work: reference to its function.
-            invariant: reference to what has to hold.
+            program: references to its function, and to what has to hold.
             seed: decides what it does.
             states: rare ones that have to be reached sometimes.
+            forks: whoever starts its processes, and others' as well; its own one if None.
         """
         self._what = what
         self._states = states
+        work, invariant = program
         self._program = Application(work=work, invariant=invariant, seed=seed, limit=_HANGS)
         self._found = Outcome()
         self._struck: Counter[str] = Counter()
         self._homes = Scratch()
-        self._forks = Forks([str(ROOT)])
+        self._owns_forks = forks is None
+        self._forks = forks or warm()
 
     def __enter__(self) -> "Hurt":
         homes = self._homes.__enter__()
@@ -52,7 +64,8 @@ class Hurt:
         return self
 
     def __exit__(self, *how: Any) -> None:
-        self._forks.close()
+        if self._owns_forks:
+            self._forks.close()
         self._homes.__exit__(*how)
 
     def prepare(self, function: str) -> None:

@@ -98,7 +98,8 @@ def decay(seed: int, damages: int) -> Outcome:
 
 
 def _hurt(seed: int, work: str) -> Hurt:
-    return Hurt("runs", f"tests.lab.runs:{work}", "tests.lab.outcomes:invariant", seed, SOMETIMES)
+    program = (f"tests.lab.runs:{work}", "tests.lab.outcomes:invariant")
+    return Hurt("runs", program, seed, SOMETIMES)
 
 
 def _run(seed: int, kills: int, images: int, errors: int, store: str = "") -> Report:

@@ -18,7 +18,7 @@ import msgspec
 from clips._clips import ffi, lib
 
 from holdfast.adapters.clips.facts import unpacked
-from holdfast.adapters.clips.library import liner, listed
+from holdfast.adapters.clips.library import liner, listed, unasked
 from holdfast.adapters.clips.values import read
 from holdfast.core import codec
 from holdfast.core.deadline import Deadline
@@ -150,7 +150,8 @@ def _modules(memory: "ClipsMemory") -> Iterator[Any]:
 
 def focus_of(memory: "ClipsMemory") -> list[str]:
     box = ffi.new("CLIPSValue *")
-    lib.Eval(memory.raw, b"(get-focus-stack)", box)
+    with unasked(memory.env):
+        lib.Eval(memory.raw, b"(get-focus-stack)", box)
     return [item[1] for item in read(box, "focus")[1]]
 
 
@@ -234,11 +235,12 @@ def _restore(memory: "ClipsMemory", parts: Iterator[bytes]) -> Iterator[None]:
 
 def _begin(memory: "ClipsMemory", head: Head) -> None:
     memory.voices.silence("conditions call a function, whose answer may have changed")
-    lib.Eval(memory.raw, b"(retract *)", ffi.new("CLIPSValue *"))
+    with unasked(memory.env):
+        lib.Eval(memory.raw, b"(retract *)", ffi.new("CLIPSValue *"))
+        lib.Build(memory.raw, _BURN.encode())
     lib.SetStrategy(memory.raw, head.strategy)
     lib.SetSalienceEvaluation(memory.raw, head.salience)
     lib.SetFactDuplication(memory.raw, True)
-    lib.Build(memory.raw, _BURN.encode())
     for name, value in head.globals:
         lib.DefglobalSetValue(memory.global_of(name), memory.builder.value(value))
 

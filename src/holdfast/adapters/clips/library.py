@@ -11,11 +11,12 @@ slower and needs nothing.
 Invariant: both ways of listening tell the same, so that the digests agree.
 """
 
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
 
-import cffi
 import clips
 import clips._clips as extension
 from clips import Router
@@ -34,6 +35,8 @@ _NULL: Final = ffi.NULL
 _index_of: Final = lib.FactIndex
 _next_fact: Final = lib.GetNextFact
 _string: Final = ffi.string
+_off: Final = lib.DeactivateRouter
+_on: Final = lib.ActivateRouter
 
 
 class Listener(Protocol):
@@ -94,14 +97,11 @@ class Hooks(NamedTuple):
 @lru_cache(1)
 def hooks() -> Hooks | None:
     """Return the engine's hooks, or None where this build does not offer them."""
-    abi = cffi.FFI()
-    names = [verb + name for name in _ADDED for verb in ("Add", "Remove")]
-    abi.cdef("".join(f"void {name}(void);" for name in (*names, "genseed")))
     try:
-        library = abi.dlopen(extension.__file__)
+        library = ctypes.CDLL(extension.__file__)
 
         def named(name: str, shape: str) -> Any:
-            return ffi.cast(shape, int(abi.cast("uintptr_t", getattr(library, name))))
+            return ffi.cast(shape, ctypes.cast(library[name], ctypes.c_void_p).value)
 
         found = Hooks(
             tuple([named(f"Add{name}", _adds(what)) for name, what in _ADDED.items()]),
@@ -157,19 +157,35 @@ def liner(env: Any) -> Callable[[Any], str]:
     """
     raw, builder = env._env, environment_builder(env._env, "string")
     routers = env.routers()  # A view, which shows later ones too.
-    off, on = lib.DeactivateRouter, lib.ActivateRouter
 
     def line_of(activation: Any) -> str:
         names = [router.name.encode() for router in routers]
         for name in names:
-            off(raw, name)
+            _off(raw, name)
         lib.SBReset(builder)
         lib.ActivationPPForm(activation, builder)
         for name in names:
-            on(raw, name)
+            _on(raw, name)
         return str(_string(builder.contents).decode(errors="replace"))
 
     return line_of
+
+
+@contextmanager
+def unasked(env: Any) -> Generator[None, None, None]:
+    """
+    Have no router in Python asked meanwhile: the engine asks each about every character it reads.
+
+    What it says of a mistake in that text goes where it would go without clipspy.
+    """
+    raw, names = env._env, [router.name.encode() for router in env.routers()]
+    for name in names:
+        _off(raw, name)
+    try:
+        yield
+    finally:
+        for name in names:
+            _on(raw, name)
 
 
 class Hearing:

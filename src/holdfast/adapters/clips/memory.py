@@ -12,7 +12,7 @@ may have changed something makes the request fail as a whole; `facts` is what th
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import clips
 import msgspec
@@ -23,7 +23,7 @@ from holdfast.adapters.clips.builder import Builder, slot_error
 from holdfast.adapters.clips.capture import activations, capture, in_each, restore
 from holdfast.adapters.clips.facts import DIGEST_BYTES, Facts
 from holdfast.adapters.clips.hands import Hands
-from holdfast.adapters.clips.library import Listener, listener
+from holdfast.adapters.clips.library import Listener, listener, unasked
 from holdfast.adapters.clips.rules import Rules
 from holdfast.adapters.clips.values import (
     Fact,
@@ -87,15 +87,26 @@ class ClipsMemory:
         self._is_closed = False
 
     def _build(self, functions: dict[str, Function]) -> None:
-        for name, function in functions.items():
-            self.env.define_function(self.voices.function(name, function), name)
-        for construct in self.rules.constructs:
-            try:
-                self.env.build(construct)
-            except CLIPSError as error:
-                raise RulesRefusedError(
-                    where=" ".join(construct.split()[:2]), reason=f"cannot be built: {error}"
-                ) from error
+        with unasked(self.env):
+            for name, function in functions.items():
+                self.env.define_function(self.voices.function(name, function), name)
+            wrong = next((one for one in self.rules.constructs if not self._built(one)), "")
+        if wrong:
+            self._refuse(wrong)
+
+    def _built(self, construct: str) -> bool:
+        return bool(lib.Build(self.raw, construct.encode()) == lib.BE_NO_ERROR)
+
+    def _refuse(self, construct: str) -> NoReturn:
+        """Build once more what cannot be built, for the engine's words."""
+        words = "the engine does not say why"
+        try:
+            self.env.build(construct)
+        except CLIPSError as error:
+            words = str(error)
+        raise RulesRefusedError(
+            where=" ".join(construct.split()[:2]), reason=f"cannot be built: {words}"
+        )
 
     def plain(self, value: Any) -> Any:
         """Return an answer in plain values: symbols become strings, facts become dicts."""
