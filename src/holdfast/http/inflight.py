@@ -15,7 +15,7 @@ from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id, page_cursor
 from holdfast.http.operation import Operation, Query
 from holdfast.http.runs import Limit, Words
-from holdfast.runtime.work.ledger import EntryInfo
+from holdfast.runtime.work.info import EntryInfo
 
 Part = Annotated[str, msgspec.Meta(max_length=1_000)]
 

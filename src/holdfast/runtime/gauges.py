@@ -38,7 +38,8 @@ from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Timer
 from holdfast.runtime.service import Service, carry_on
 from holdfast.runtime.work.entry import KIND as ENTRY_KIND
-from holdfast.runtime.work.ledger import LISTED_MAX, Ledger
+from holdfast.runtime.work.info import LISTED_MAX
+from holdfast.runtime.work.ledger import Ledger
 from holdfast.store.store import Store
 
 AGE: Final = 5.0

@@ -16,11 +16,10 @@ import logging
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from holdfast.core.deadline import remaining
 from holdfast.core.errors import (
-    DamagedError,
     FenceError,
     HoldfastError,
     StateError,
@@ -28,23 +27,22 @@ from holdfast.core.errors import (
     VersionConflictError,
 )
 from holdfast.core.journal import Dispatched, Queued
-from holdfast.core.key import Key, encode_key, prefix_end
-from holdfast.core.ledger import RESUME, EntryState, Terms
-from holdfast.core.run import RunView, Status, decode_view, fold
+from holdfast.core.key import Key
+from holdfast.core.ledger import RESUME, Terms
+from holdfast.core.run import RunView, Status, fold
 from holdfast.core.unit import Append, AtVersion, Committed, RecordRow, Unit
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.runs.conduct import conduct
-from holdfast.runtime.runs.ending import ORPHANS_KIND, Ending, open_children, orphans_note
+from holdfast.runtime.runs.ending import Ending, open_children, orphans_note
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.journal import PREFIX, stream_of
+from holdfast.runtime.runs.look import ENTRY_KIND, PAGE, Asked, Look, look_for
 from holdfast.runtime.runs.question import Questions
-from holdfast.runtime.runs.queue import Queues, first_queued
+from holdfast.runtime.runs.queue import Queues
 from holdfast.runtime.runs.schedule import Schedules
 from holdfast.runtime.runs.view import (
-    CODE_KIND,
     KIND,
     NO_QUEUE,
-    TIMER_KIND,
     Change,
     Timer,
     Views,
@@ -57,13 +55,10 @@ from holdfast.runtime.work.ledger import Ledger
 from holdfast.store.port import Reads
 
 log = logging.getLogger("holdfast")
-ENTRY_KIND: Final = "run"
 LOOK: Final = 0.5
 HEARD: Final = 0.02
 _VIEWS_APART: Final = 0.1  # Seconds between two looks at all views; nudges come much closer.
-PAGE: Final = 200
 IN_MEMORY: Final = 1_000
-LISTED_MAX: Final = 10_000
 GRACE: Final = 2.0
 _TERMS: Final = Terms(ENTRY_KIND, RESUME, attempts=2**31, fresh_for=float("inf"))
 
@@ -71,16 +66,6 @@ _TERMS: Final = Terms(ENTRY_KIND, RESUME, attempts=2**31, fresh_for=float("inf")
 def entry_key(run_id: str) -> Key:
     """Return the key of a run in the ledger."""
     return ("holdfast.run", run_id)
-
-
-class Look(NamedTuple):
-    """What a look at the store found to do."""
-
-    queued: list[RecordRow]
-    views: dict[str, tuple[RunView, int]]
-    timers: list[RecordRow]
-    versions: dict[str, int]
-    orphaned: list[str]
 
 
 class Executor(Service):
@@ -122,36 +107,30 @@ class Executor(Service):
         if self._refused or self._presence.fenced is not None:
             return
         await self._let_go()
-        await self._schedules.start_due()
-        seen_to = self._seen_to()
-        look = await self._store.read(lambda reader: self._look(reader, seen_to))
-        await self._fire(look.timers)
-        await self._take(look)
-        await self._take_coded()
-        await self._look_after(look.versions)
-        await self._cancel_orphans(look.orphaned)
+        found = await self._look()
+        await self._schedules.start_due(found.schedules)
+        await self._fire(found.timers)
+        await self._take(found)
+        for row in found.coded:
+            if self._views.functions.find(row.key[0]) is not None:
+                await self._views.change(row.key[1], self._coded)
+        await self._look_after(found.versions)
+        await self._cancel_orphans(found.orphaned)
 
-    def _look(self, reader: Reads, seen_to: Sequence[str]) -> Look:
-        """Read what is queued, the timers that come first, and how the runs here are."""
-        self._presence.recall(reader)
-        room = max(0, min(PAGE, self._room()))
-        queued = first_queued(reader, room, self._views.wall()) if room else []
-        views: dict[str, tuple[RunView, int]] = {}
-        for row in queued:
-            with suppress(HoldfastError):  # It is said when just this run is taken.
-                shown = reader.record(KIND, (row.key[-1],))
-                if shown is not None and shown.value is not None and row.key[0] == NO_QUEUE:
-                    views[row.key[-1]] = decode_view(shown.value), shown.version
-        here = encode_key((self._views.clock.store_time().domain,))
-        spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
-        timers = [row for span in spans for row in reader.records(TIMER_KIND, *span, PAGE, None)]
-        versions: dict[str, int] = {}
-        for run_id in seen_to:
-            with suppress(DamagedError):  # It is made anew by who changes it.
-                found = reader.record(KIND, (run_id,))
-                versions[run_id] = 0 if found is None else found.version
-        notes = reader.records(ORPHANS_KIND, b"", prefix_end(b""), PAGE, None)
-        return Look(queued, views, timers, versions, [note.key[0] for note in notes])
+    async def _look(self) -> Look:
+        """Look in one read: each goes to a thread and back."""
+        asked = Asked(self._room(), self._seen_to(), self._look_for_code)
+        self._look_for_code = False
+
+        def read(reader: Reads) -> Look:
+            self._presence.recall(reader)
+            return look_for(reader, self._views, asked)
+
+        try:
+            return await self._store.read(read)
+        except BaseException:
+            self._look_for_code |= asked.coded
+            raise
 
     def _seen_to(self) -> list[str]:
         """Return the runs whose views are to be looked at: all, but not at every nudge."""
@@ -206,33 +185,17 @@ class Executor(Service):
         end = self._questions.expire(row, timer) if question else self._views.fire(row)
         await self._alone("timer_not_fired", timer.run_id, end)
 
-    async def _take(self, look: Look) -> None:
+    async def _take(self, found: Look) -> None:
         """Take what is queued and what was interrupted, as far as there is room."""
         chains: dict[str, list[str]] = {}
-        for row in look.queued:
+        for row in found.queued:
             # Those of a queue one after the other, so that its order counts.
             chain = "" if row.key[0] == NO_QUEUE else row.key[0]
             chains.setdefault(chain or row.key[-1] + NO_QUEUE, []).append(row.key[-1])
-        if (room := self._room() - len(look.queued)) > 0:
-            crashed = await self._ledger.list(
-                EntryState.RESUMABLE, kind=ENTRY_KIND, limit=min(room, PAGE)
-            )
-            chains |= {info.key[1] + NO_QUEUE: [info.key[1]] for info in crashed}
-        await together(*(partial(self._try, chain, look.views) for chain in chains.values()))
-        if len(look.queued) >= PAGE:
+        chains |= {run_id + NO_QUEUE: [run_id] for run_id in found.interrupted}
+        await together(*(partial(self._try, chain, found.views) for chain in chains.values()))
+        if len(found.queued) >= PAGE:
             self.nudge()
-
-    async def _take_coded(self) -> None:
-        """Queue runs that waited for a function that is known now."""
-        if not self._look_for_code:
-            return
-        self._look_for_code = False
-        rows = await self._store.read(
-            lambda reader: reader.records(CODE_KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        )
-        for row in rows:
-            if self._views.functions.find(row.key[0]) is not None:
-                await self._views.change(row.key[1], self._coded)
 
     def _coded(self, view: RunView) -> Change | None:
         function = self._views.functions.find(view.function)

@@ -118,16 +118,19 @@ class Schedules:
 
     async def list(self) -> list[Schedule]:
         """Return all schedules by name."""
-        return [read_schedule(row) for row in await self._rows()]
+        rows = await self._views.store.read(
+            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
+        )
+        return [read_schedule(row) for row in rows]
 
     async def remove(self, name: str) -> None:
         """Start nothing more; what was started goes on."""
         await self._views.store.commit(Unit((DeleteRecord(KIND, (name,)),)))
 
-    async def start_due(self) -> None:
-        """Start what is due."""
+    async def start_due(self, rows: Sequence[RecordRow]) -> None:
+        """Start what is due of the schedules that were read."""
         now = self._views.wall()
-        for row in await self._rows():
+        for row in rows:
             schedule = read_schedule(row)
             if schedule.due <= now:
                 await self._start(row, schedule, now)
@@ -153,11 +156,6 @@ class Schedules:
             return
         tell_started(self._views.telemetry, RUN_KIND, writes)
         self._views.on_queued(run_id)
-
-    async def _rows(self) -> Sequence[RecordRow]:
-        return await self._views.store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        )
 
 
 def next_time(cron: str, zone: str, wall: float) -> float:

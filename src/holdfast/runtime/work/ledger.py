@@ -27,7 +27,7 @@ from holdfast.core.errors import (
     StaleGenerationError,
     VersionConflictError,
 )
-from holdfast.core.key import Key, as_key, encode_key, prefix_end
+from holdfast.core.key import Key, as_key, encode_key
 from holdfast.core.ledger import (
     CRASHED,
     REPORT,
@@ -55,31 +55,13 @@ from holdfast.core.unit import (
     Write,
 )
 from holdfast.runtime.names import commit_keeping
-from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.work.entry import KIND, STOP_KIND, Book, Entry, written
-from holdfast.store.port import Reads
+from holdfast.runtime.work.info import LISTED_MAX, EntryInfo, entries
 from holdfast.store.store import Store
 
 PAGE: Final = 1_000
-LISTED_MAX: Final = 10_000
 _TRIM_BEHIND: Final = 256
-
-
-class EntryInfo(EntryRow, frozen=True, kw_only=True):
-    """
-    What the ledger knows of a piece of work.
-
-    Attributes:
-        key: what it is work on.
-    """
-
-    key: Key
-
-    @staticmethod
-    def of(key: Key, row: EntryRow) -> "EntryInfo":
-        """Return a row together with its key."""
-        return EntryInfo(**msgspec.structs.asdict(row), key=key)
 
 
 class Beginning:
@@ -311,7 +293,7 @@ class Ledger:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         first = b"" if after is None else encode_key(as_key(after)) + b"\0"
         wanted = None if state is None else EntryState(state)
-        return await self._store.read(lambda reader: _listed(reader, wanted, kind, first, limit))
+        return await self._store.read(lambda reader: entries(reader, wanted, kind, first, limit))
 
     async def interrupted(self) -> Sequence[EntryInfo]:
         """Return all work whose runtime died and that nobody settled or took up again."""
@@ -466,32 +448,3 @@ def _together(unit: Unit, renewal: RenewLease | None, also: Unit | None, id: byt
 
 def _version(record: RecordRow | None) -> int:
     return 0 if record is None else record.version
-
-
-def _listed(
-    reader: Reads, state: EntryState | None, kind: str | None, first: bytes, limit: int
-) -> list[EntryInfo]:
-    """Page through one tag, or through the tags of all runtimes, or through everything."""
-    tags: list[str | None] = [None if state is None else state.value]
-    if state is EntryState.RUNNING:
-        present = reader.records(PRESENCE_KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        tags = [record.key[0] for record in present]
-    found: list[EntryInfo] = []
-    for tag in tags:
-        found += _tagged(reader, tag, kind, first, limit)
-    if len(tags) > 1:
-        found.sort(key=lambda info: encode_key(info.key))
-    return found[:limit]
-
-
-def _tagged(
-    reader: Reads, tag: str | None, kind: str | None, first: bytes, limit: int
-) -> list[EntryInfo]:
-    found: list[EntryInfo] = []
-    while page := reader.records(KIND, first, prefix_end(b""), limit, tag):
-        infos = [EntryInfo.of(one.key, decode_row(one.value)) for one in page if one.value]
-        found += [info for info in infos if kind in (None, info.terms.kind)]
-        if len(found) >= limit or len(page) < limit:
-            break
-        first = encode_key(page[-1].key) + b"\0"
-    return found[:limit]

@@ -33,7 +33,7 @@ from holdfast.runtime.runtime import Runtime
 from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.sessions.state import field, state
 from holdfast.runtime.work.entry import Entry
-from holdfast.runtime.work.ledger import EntryInfo
+from holdfast.runtime.work.info import EntryInfo
 from holdfast.testing.simulation.clients import Client
 from holdfast.testing.simulation.virtual import BrokenError
 

@@ -1,0 +1,127 @@
+"""
+A look at the store: all that the executor may have to do, found in one read.
+
+An executor looks twice a second for as long as its process lives, mostly in vain; so everything
+is read at once, by one thread, and what is not there costs one query each.
+
+Invariant: what a look found is a hint. Who acts on it expects what it was, and is refused if it
+is not so any more.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from holdfast.core.errors import DamagedError, HoldfastError
+from holdfast.core.key import encode_key, prefix_end
+from holdfast.core.ledger import EntryState
+from holdfast.core.run import RunView, decode_view
+from holdfast.core.unit import RecordRow
+from holdfast.runtime.runs.ending import ORPHANS_KIND
+from holdfast.runtime.runs.queue import first_queued
+from holdfast.runtime.runs.schedule import KIND as SCHEDULE_KIND
+from holdfast.runtime.runs.view import CODE_KIND, KIND, NO_QUEUE, TIMER_KIND, Views
+from holdfast.runtime.work.info import LISTED_MAX, entries
+from holdfast.store.port import Reads
+
+ENTRY_KIND: Final = "run"
+PAGE: Final = 200
+
+
+class Asked(NamedTuple):
+    """
+    What is to be looked for.
+
+    Attributes:
+        room: how many runs may be begun.
+        seen_to: runs in memory, whose versions are wanted.
+        coded: also the runs that wait for a function.
+    """
+
+    room: int
+    seen_to: Sequence[str]
+    coded: bool
+
+
+class Look(NamedTuple):
+    """
+    What a look at the store found to do.
+
+    Attributes:
+        schedules: what is started by the clock, due or not.
+        queued: places of runs that may begin.
+        views: how those of them are that are in no queue, with the versions of their records.
+        interrupted: ids of runs whose runtime died.
+        timers: those that come first, of every time domain.
+        coded: runs that wait for a function.
+        versions: of the runs in memory.
+        orphaned: ids of children of runs that were cancelled.
+    """
+
+    schedules: list[RecordRow]
+    queued: list[RecordRow]
+    views: dict[str, tuple[RunView, int]]
+    interrupted: list[str]
+    timers: list[RecordRow]
+    coded: list[RecordRow]
+    versions: dict[str, int]
+    orphaned: list[str]
+
+
+def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
+    """
+    Look for all there is to do.
+
+    Args:
+        reader: what is read.
+        views: of the runs; by their clock it is told what is to be done now.
+        asked: what is to be looked for.
+    """
+    room = max(0, min(PAGE, asked.room))
+    queued = first_queued(reader, room, views.wall()) if room else []
+    return Look(
+        schedules=_all(reader, SCHEDULE_KIND, LISTED_MAX),
+        queued=queued,
+        views=_views(reader, queued),
+        interrupted=_interrupted(reader, min(PAGE, asked.room - len(queued))),
+        timers=_timers(reader, views.clock.store_time().domain),
+        coded=_all(reader, CODE_KIND, LISTED_MAX) if asked.coded else [],
+        versions=_versions(reader, asked.seen_to),
+        orphaned=[note.key[0] for note in _all(reader, ORPHANS_KIND, PAGE)],
+    )
+
+
+def _all(reader: Reads, kind: str, limit: int) -> list[RecordRow]:
+    return list(reader.records(kind, b"", prefix_end(b""), limit, None))
+
+
+def _views(reader: Reads, queued: Sequence[RecordRow]) -> dict[str, tuple[RunView, int]]:
+    views: dict[str, tuple[RunView, int]] = {}
+    for row in queued:
+        with suppress(HoldfastError):  # It is said when just this run is taken.
+            shown = reader.record(KIND, (row.key[-1],))
+            if shown is not None and shown.value is not None and row.key[0] == NO_QUEUE:
+                views[row.key[-1]] = decode_view(shown.value), shown.version
+    return views
+
+
+def _interrupted(reader: Reads, room: int) -> list[str]:
+    if room <= 0:
+        return []
+    return [info.key[1] for info in entries(reader, EntryState.RESUMABLE, ENTRY_KIND, b"", room)]
+
+
+def _timers(reader: Reads, domain: str) -> list[RecordRow]:
+    """Return the first timers of this time domain and of all others."""
+    here = encode_key((domain,))
+    spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
+    return [row for span in spans for row in reader.records(TIMER_KIND, *span, PAGE, None)]
+
+
+def _versions(reader: Reads, run_ids: Sequence[str]) -> dict[str, int]:
+    versions: dict[str, int] = {}
+    for run_id in run_ids:
+        with suppress(DamagedError):  # It is made anew by who changes it.
+            found = reader.record(KIND, (run_id,))
+            versions[run_id] = 0 if found is None else found.version
+    return versions
