@@ -1,6 +1,7 @@
 """Runs: what their steps give, what is kept of it, and what is found and removed."""
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import pytest
 
@@ -38,6 +39,29 @@ def test_an_error_is_kept_and_the_same_in_every_replay(store_url: str) -> None:
         assert "secret" not in str(failed.value)
 
     execute(store_url, calls, work)
+
+
+def test_functions_of_one_code_are_stored_as_each_is_annotated(store_url: str) -> None:
+    """C4, R8. What makes functions may annotate each of them otherwise."""
+
+    def giving(value: Any, kind: Any) -> Any:
+        def given() -> Any:
+            return value
+
+        given.__annotations__["return"] = kind
+        return given
+
+    async def gives(run: Run) -> str:
+        moment = await run.step("moment", giving(datetime(2026, 1, 2, tzinfo=UTC), datetime))
+        count = await run.step("count", giving(3, int))
+        odd = await run.step("odd", giving((1, 2), Annotated[tuple[int, ...], ["not hashed"]]))
+        await run.sleep(0.001)
+        return f"{moment.year} {count} {odd}"
+
+    async def work(rt: Runtime) -> None:
+        assert await (await rt.runs.start(gives)).result() == "2026 3 (1, 2)"
+
+    execute(store_url, Calls(), work)
 
 
 def test_a_value_that_cannot_be_stored_is_refused(store_url: str) -> None:

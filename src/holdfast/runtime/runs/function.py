@@ -56,7 +56,7 @@ class Plain:
 
 
 PLAIN: Final = Plain()
-# By code object, since functions are often made anew for every call; bounded.
+# By code and annotation, since functions are often made anew for every call; bounded.
 _results: dict[Any, Form] = {}
 
 
@@ -65,12 +65,16 @@ def result_form(fn: Callable[..., Any]) -> Form:
     annotations = getattr(fn, "__annotations__", None)
     if not annotations or "return" not in annotations:
         return PLAIN
-    code = getattr(fn, "__code__", fn)
-    form = _results.get(code)
+    # The same code may be annotated otherwise each time: a function that makes functions.
+    key = (getattr(fn, "__code__", fn), annotations["return"])
+    try:
+        form = _results.get(key)
+    except TypeError:  # An annotation that cannot be hashed.
+        return form_of(_hints(fn).get("return", Any), "result")
     if form is None:
         form = form_of(_hints(fn).get("return", Any), "result")
         if len(_results) < _KNOWN_MAX:
-            _results[code] = form
+            _results[key] = form
     return form
 
 
