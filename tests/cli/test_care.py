@@ -171,6 +171,22 @@ def test_a_query_cannot_change_anything(store: str, capsys: pytest.CaptureFixtur
     assert invoke("verify", store).returncode == 0
 
 
+QUOTING = {
+    "sqlite": "SELECT json(type) FROM event",
+    "postgresql": "SELECT CAST(type AS INTEGER) FROM event",
+}
+
+
+def test_what_a_database_says_of_a_query_quotes_nothing_stored(
+    store: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """X12: an error of the database may hold the value that it could not take."""
+    text = QUOTING[store.partition(":")[0]]
+    assert command(["query", text, "--store", store]) == 2
+    said = capsys.readouterr()
+    assert (said.out, "turn_added" in said.err) == ("", False), said.err
+
+
 def test_a_query_that_takes_too_long_ends_with_124(store: str) -> None:
     """Operators 5: time-limited."""
     assert invoke("query", ENDLESS, "--store", store, "--timeout", "0.3").returncode == 124

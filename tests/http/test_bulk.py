@@ -11,6 +11,7 @@ import holdfast.http
 from holdfast import Run
 from holdfast.core.bulk import ITEM_KIND, KIND, Order
 from holdfast.core.denial import OperationNotFoundError
+from holdfast.core.errors import LimitError
 from holdfast.core.key import prefix_end
 from holdfast.core.run import Status
 from holdfast.core.unit import PutRecord, Unit
@@ -267,8 +268,9 @@ def test_a_selection_has_limits_and_may_be_expected(
     async def work(site: Served) -> None:
         await waiting(site, "a", "b", "c", "d")
         body: dict[str, Any] = {"action": "pause", "filter": {}}
-        problem = await site.refused("POST", "/v1/bulk", 413, json=body)
-        assert (problem["code"], problem["context"]["limit"]) == ("limit", 3)
+        for asked in (body, {**body, "dry_run": True}):
+            problem = await site.refused("POST", "/v1/bulk", 413, json=asked)
+            assert (problem["code"], problem["context"]["limit"]) == ("limit", 3)
         named = {"action": "pause", "ids": [f"r{number}" for number in range(10_001)]}
         await site.refused("POST", "/v1/bulk", 422, json=named)
         for wrong in ({"action": "pause"}, {**body, "ids": ["a"]}, {**body, "limit": 0}):
@@ -382,8 +384,11 @@ def test_its_function_started_by_name_does_nothing(store_url: str) -> None:
     served(store_url, work, *ALL)
 
 
-def test_an_operation_that_was_begun_in_process_is_the_same(store_url: str) -> None:
+def test_an_operation_that_was_begun_in_process_is_the_same(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Issue 7: `rt.bulk` and the service are one; what is too many is refused here too."""
+    monkeypatch.setattr(bulk, "SELECTED_MAX", 3)
 
     async def work(site: Served) -> None:
         await waiting(site, "w")
@@ -391,6 +396,10 @@ def test_an_operation_that_was_begun_in_process_is_the_same(store_url: str) -> N
         id = await site.rt.bulk.begin(order, ["w"], key="k")
         assert await site.rt.bulk.begin(order, ["w"], key="k") == id
         assert (await over(site, id))["by"] == "ann"
+        with pytest.raises(LimitError, match="runs selected"):
+            await site.rt.bulk.begin(order, ["a", "b", "c", "d"])
+        twice = await site.rt.bulk.begin(order, ["a", "b", "a", "b"])
+        assert (await over(site, twice))["selected"] == 2, "each counts once"
 
     served(store_url, work, *ALL)
 

@@ -190,6 +190,30 @@ def test_it_serves_on_while_it_says_that_it_leaves(tmp_path: Path) -> None:
         assert served.end() == Exit.DONE
 
 
+def test_streams_go_on_until_it_drains(tmp_path: Path) -> None:
+    """Section 3, section 8 test 13. What comes after the signal is sent; the drain ends it."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    with Served(url, tmp_path, *FUNCTIONS, "--drain-delay", "3600") as served:
+        served.wait_ready()
+        with served.client(Accept="text/event-stream") as client:
+            for late in (False, True):
+                with client.stream("GET", "/v1/events") as feed:
+                    lines = feed.iter_lines()
+                    while "stream.caught_up" not in next(lines):
+                        pass
+                    if not late:
+                        served.tell()
+                        served.line_with("phase=unready streams=1")
+                    started(client, "echo", args=["x"])
+                    while "event: run.succeeded" not in next(lines):
+                        pass
+                    if late:
+                        served.tell()
+                        served.line_with("phase=streams remaining=")
+                        assert "event: stream.closing" in list(lines)
+        assert served.end() == Exit.DONE
+
+
 def refused(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a server that does not serve."""
     program = [sys.executable, "-m", "holdfast", "serve", *words]

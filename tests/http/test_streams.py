@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from holdfast import Event
 from holdfast.core.denial import UnauthorizedError
 from holdfast.core.errors import DamagedError
 from holdfast.core.unit import TrimStream, Unit
-from holdfast.http import access, events
+from holdfast.http import access, events, frames
 from holdfast.http.frames import SSE, Asked, Frames, check_order
-from holdfast.http.stream import PAGE_FIRST
+from holdfast.http.stream import PAGE_BYTES, PAGE_FIRST, PAGE_MOST
 from holdfast.runtime.attachment import Attachment, Page
 from tests.http.served import Served, serving
 from tests.http.wire import Wire
@@ -194,6 +195,59 @@ async def test_large_events_come_whole_in_small_pages(served: Served) -> None:
     async with Wire(served.app, PATH + "?limit=1000", accept="application/json") as wire:
         await wire.end()
     assert json.loads(wire.text)["ended"]
+
+
+def limits_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note how many events each page is asked for."""
+    read, limits = Attachment.read, list[int]()
+
+    async def noted(self: Attachment, after: int, limit: int) -> Page:
+        limits.append(limit)
+        return await read(self, after, limit)
+
+    monkeypatch.setattr(Attachment, "read", noted)
+    return limits
+
+
+@serving()
+async def test_pages_grow_to_their_bound_and_shrink_with_what_is_in_them(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X9, 2.10. Small events come by hundreds, never by more; large ones a few at a time."""
+    small, large = served.rt.history("small"), served.rt.history("large")
+    await small.append_all([Event.of("note", 1)] * 6 * PAGE_MOST)
+    limits = limits_of(monkeypatch)
+    async with Wire(served.app, "/v1/events?after=earliest&stream=small") as wire:
+        await wire.until("stream.caught_up")
+    assert len(wire.ids()) == 6 * PAGE_MOST
+    assert max(limits) == PAGE_MOST
+    head = await served.rt.feed.head()
+    for _ in range(8):
+        await large.append_all([Event.of("note", "x" * PAGE_BYTES)] * 8)
+    limits.clear()
+    async with Wire(served.app, f"/v1/events?after=1.f{head}&stream=large") as wire:
+        await wire.until("stream.caught_up")
+    assert len(wire.ids()) == 64
+    assert limits[-2:] == [1, 1]
+
+
+@serving()
+async def test_pages_that_readers_share_are_kept_only_so_many_and_so_large(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X9. Those that were made last; in bytes, and in number."""
+    monkeypatch.setattr(frames, "_PAGE_BYTES_KEPT", 1_000_000)
+    event = await served.rt.history("notes").append("note", "x" * 100_000)
+    kept, asked = Frames(), Asked("", True, "", None, True)
+    for at in range(200):
+        seen = msgspec.structs.replace(event, position=at + 1)
+        kept.of(Page([seen], at + 1, 1, at + 1, False), asked, 1, SSE, at)
+    held = sum(len(one.body) for one in kept._kept.values())
+    assert 800_000 <= held <= 1_000_000
+    for at in range(200):
+        empty = Page([], at + 1, 1, at + 1, False)
+        kept.of(empty, asked, 1, SSE, at)
+    assert len(kept._kept) == frames._PAGES_KEPT
 
 
 @serving()

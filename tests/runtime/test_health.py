@@ -14,6 +14,7 @@ from holdfast.core.world import World
 from holdfast.runtime.health import Gate
 from holdfast.store.port import CommitFailed
 from holdfast.testing.clock import ManualClock
+from tests.runtime.slow import slowed
 
 
 @state(version=1)
@@ -110,11 +111,39 @@ def test_a_poisoned_store_has_failed(store_url: str) -> None:
             world.failpoints.arm("commit.written", raising(CommitFailed("test")))
             with pytest.raises(OutcomeUnknownError):
                 await rt.history("s").append("t")
+            assert rt.phase is Phase.FAILED, "also before anybody asked for more"
             health = rt.health()
             assert (health.phase, health.ready) == (Phase.FAILED, False)
             assert "PoisonedError" in health.reason and not gate(rt, "store").ok
             with pytest.raises(PoisonedError):
                 await rt.history("s").append("t")
         assert rt.health().phase is Phase.CLOSED
+
+    asyncio.run(run())
+
+
+def test_the_phase_is_that_of_its_life_at_every_moment(store_url: str) -> None:
+    """X7. Opening, restoring, ready, draining, closed; asked for without looking at anything."""
+
+    async def run() -> None:
+        opening = holdfast.open(store_url, wait_ready=False)
+        async with opening as rt:
+            part = slowed(rt)
+            seen = [rt.phase]
+            await part.reached.wait()
+            seen.append(rt.phase)
+            part.go_on.set()
+            await rt.ready()
+            seen.append(rt.phase)
+            entry = await rt.ledger.begin("work")
+            draining = asyncio.create_task(rt.drain(600.0))
+            while rt.phase is Phase.READY:  # noqa: ASYNC110 no event tells
+                await asyncio.sleep(0)
+            seen.append(rt.phase)
+            await entry.settle("done")
+            await draining
+            seen.append(rt.phase)
+        phases = [Phase.OPENING, Phase.RESTORING, Phase.READY, Phase.DRAINING, Phase.CLOSED]
+        assert seen == phases
 
     asyncio.run(run())

@@ -132,6 +132,7 @@ class Host:
         self._runtime: Runtime | None = None
         served = app(self._source, settings)
         self._site: Site = served.state.site
+        self._site.hears_signals = False  # Streams end in their turn, not at the signal.
         self._server = Server(served)
         self._leave = asyncio.Event()
         self._hurry = asyncio.Event()

@@ -83,6 +83,7 @@ class Site:
         under_way: requests that are being answered, by caller.
         leaving: no work is to be sent any more.
         closing: streams have to end, so that the server can.
+        hears_signals: whoever serves it does not say that the process ends; it listens itself.
         frames: pages that readers share.
         streams: that are open, with who reads them.
     """
@@ -99,6 +100,7 @@ class Site:
         self._departure = Departure(self.close_streams)
         self.leaving = False
         self.closing = False
+        self.hears_signals = True
         self.frames = Frames()
         self.streams: dict[Attachment, str] = {}
         self._counts: dict[str, int] = {}
@@ -158,7 +160,8 @@ class Site:
     def stream_of(self, caller: str, reader: Attachment) -> Generator[None]:
         """Know of a stream while it is open."""
         self.streams[reader] = caller
-        self._departure.listen()
+        if self.hears_signals:
+            self._departure.listen()
         try:
             yield
         finally:

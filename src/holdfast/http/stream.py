@@ -239,8 +239,14 @@ class EventStream(Response):
                 telemetry.tell("stream.sent", {"mode": mode}, numbers)
         if len(found.body) > PAGE_BYTES:
             self._limit = max(1, self._limit // 2)
-        elif len(found.body) < PAGE_BYTES // 2 and page.reached % self._limit == 0:
+        elif len(found.body) < PAGE_BYTES // 2 and self._is_full(page):
             self._limit = min(PAGE_MOST, self._limit * 2)
+
+    def _is_full(self, page: Page) -> bool:
+        """Return whether a page went as far as it might; positions of the feed have gaps."""
+        if self._asked.feed:
+            return len(page.events) >= self._limit
+        return page.reached % self._limit == 0
 
     async def _identify(self) -> None:
         """
