@@ -2,15 +2,18 @@
 
 import asyncio
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 import holdfast
 from holdfast.adapters.clips import ClipsEngine, Hands
-from holdfast.adapters.clips.builder import Builder
-from holdfast.core.refusal import EngineLostError
+from holdfast.adapters.clips.arrivals import Arrivals
+from holdfast.adapters.clips.capture import Head
+from holdfast.core import codec
+from holdfast.core.refusal import EngineLostError, NotRestoredError
 from holdfast.runtime.engines.snapshot import Cadence
 from tests.adapters.policy import NOW
 
@@ -73,10 +76,15 @@ def test_a_restore_that_fails_in_the_middle_leaves_no_facts(
         for number in range(250):
             clips.assert_fact("t", n=number)
 
-    bring = Builder.bring
+    bring = Arrivals.bring
 
-    def failing(self: Builder, index: int, template: str, kept: bytes) -> None:
-        bring(self, 251 if index == 150 else index, template, kept)
+    def failing(self: Arrivals, run: Sequence[tuple[int, str, bytes]]) -> None:
+        index, *what = run[-1]
+        if index != 200:
+            return bring(self, run)
+        with pytest.raises(NotRestoredError, match="instead of fact 201 came") as refused:
+            bring(self, [*run[:-1], (201, *what)])
+        raise refused.value
 
     async def run() -> None:
         async with holdfast.open(kept_url) as rt:
@@ -85,7 +93,7 @@ def test_a_restore_that_fails_in_the_middle_leaves_no_facts(
             await policy.snapshot()
         async with holdfast.open(kept_url) as rt:
             with monkeypatch.context() as planted:
-                planted.setattr(Builder, "bring", failing)
+                planted.setattr(Arrivals, "bring", failing)
                 with pytest.raises(EngineLostError, match="1 snapshots do not fit"):
                     await rt.engines.attach("policy", ClipsEngine(rules), cadence=once)
             assert "damaged" in " ".join(rt.health().degraded)
@@ -93,6 +101,30 @@ def test_a_restore_that_fails_in_the_middle_leaves_no_facts(
             assert (await policy.request(lambda clips: len(clips.facts("t")))).value == 250
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("happens", ["(assert (extra))", "(retract 2)"])
+def test_what_happens_by_itself_while_facts_come_back_is_noticed(happens: str) -> None:
+    """N5. Facts come back without hearing of each: what a condition does is refused by CLIPS."""
+    rules = f"""(deftemplate t (slot n))
+    (defglobal ?*does* = FALSE)
+    (deffunction does (?n) (if (and ?*does* (= ?n 30)) then {happens}) TRUE)
+    (defrule r (t (n ?n)) (test (does ?n)) => (assert (seen ?n)))"""
+    engine = ClipsEngine(rules)
+    memory, back = engine.fresh(), engine.fresh()
+    memory.begin(1, NOW, 0.0)
+    for number in range(60):
+        memory.hands.assert_fact("t", n=number)
+    memory.end()
+    parts = [part for part in memory.capture() if part]
+    head = codec.decode_as(parts[0], Head, "head")
+    does = [(name, ["s", "TRUE"]) for name, _ in head.globals]
+    again = [msgspec.msgpack.encode(msgspec.structs.replace(head, globals=does)), *parts[1:]]
+    with pytest.raises(NotRestoredError, match="during pattern-matching"):
+        for _ in back.restore(again):
+            pass
+    for each in (memory, back):
+        each.close()
 
 
 def test_a_fact_that_takes_another_along_is_noted_with_it() -> None:

@@ -1,5 +1,5 @@
 """
-Facts on their way into an engine: asserted by a caller, by a replay, by a restore.
+Facts on their way into an engine: asserted by a caller, or by a replay.
 
 What is asserted most, a fact of a template by its slots, is taken over without a look at it: if
 the engine says that it came, and nothing else did, it is what was put. Anything else is left to
@@ -16,18 +16,16 @@ from typing import Any, Final, NoReturn
 from clips._clips import ffi, lib
 from clips.common import environment_builder
 
-from holdfast.adapters.clips.facts import Facts, Held, Template, unpacked
+from holdfast.adapters.clips.facts import Facts, Held, Template
 from holdfast.adapters.clips.library import Listener
 from holdfast.adapters.clips.values import SlotRefusedError, is_exact, put_slots, read, write
 from holdfast.adapters.clips.voices import Voices
 from holdfast.core.errors import InvalidValueError
-from holdfast.core.refusal import EvaluationError, NotRestoredError
+from holdfast.core.refusal import EvaluationError
 
 _index_of: Final = lib.FactIndex
 _set_template: Final = lib.FBSetDeftemplate
 _assert_built: Final = lib.FBAssert
-_ORDERED: Final = ("",)
-"""Slots of an ordered fact: one, without a name."""
 _ASSERTING: Final = (
     "(deffunction {name} ($?v) (bind ?f (assert ({relation} $?v))) "
     "(if ?f then (fact-index ?f) else -1))"
@@ -59,9 +57,7 @@ class Builder:
         self._box: Any = ffi.new("CLIPSValue *")
         self._building = ""
         self._built: dict[str, Template] = {}
-        self._named: dict[str, Template] = {}
         self._relations: set[str] = set()
-        self._brought = 0
 
     def close(self) -> None:
         """Refer to the engine no more."""
@@ -162,53 +158,6 @@ class Builder:
                 )
             self._relations.add(name)
         return name
-
-    # Facts of a state that is restored.
-
-    def bring(self, index: int, template: str, kept: bytes) -> None:
-        """
-        Assert a fact by its values as they are kept and packed, in the order of its slots.
-
-        Raises:
-            NotRestoredError: it does not get this index, or more came of it.
-        """
-        known = self._named.get(template) or self._name(template)
-        self._brought += 1
-        if known is None or known.names == _ORDERED:
-            got = self.ordered(template, unpacked(kept)[0][1])
-            fact = self.all_brought().get(got)
-        else:
-            fact, _ = self._put(
-                template, zip(map(str.encode, known.names), unpacked(kept), strict=True)
-            )
-            got = _index_of(fact)
-        if got != index:
-            raise NotRestoredError(reason=f"fact {index} got index {got}")
-        # What it is here, is compared by a capture with what the engine says.
-        self._facts.put(index, Held(fact, known or self._facts.template_of(fact), None, kept))
-
-    def all_brought(self) -> dict[int, Any]:
-        """
-        Return the facts that were brought since the last call.
-
-        Raises:
-            NotRestoredError: others came as well, or some went.
-        """
-        came, gone = self._listener.changes()
-        brought, self._brought = self._brought, 0
-        if gone or len(came) != brought:
-            raise NotRestoredError(
-                reason=f"{brought} facts were brought, {len(came)} came, {len(gone)} went"
-            )
-        return came
-
-    def _name(self, template: str) -> Template | None:
-        """Return a template by its name, or None for ordered facts of which there was none."""
-        found = lib.FindDeftemplate(self._raw, template.encode())
-        if found == ffi.NULL:
-            return None
-        known = self._named[template] = self._facts.template(found)
-        return known
 
 
 def slot_error(template: str, slot: str, code: int) -> InvalidValueError:

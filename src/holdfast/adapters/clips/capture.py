@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from clips._clips import ffi, lib
 
-from holdfast.adapters.clips.facts import unpacked
+from holdfast.adapters.clips.arrivals import Arrivals
+from holdfast.adapters.clips.facts import packed, unpacked
 from holdfast.adapters.clips.library import liner, listed, unasked
 from holdfast.adapters.clips.values import read
 from holdfast.core import codec
@@ -37,9 +38,9 @@ _BURN: Final = (
 
 
 _Facts = list[tuple[int, str, msgspec.Raw]]
+_Run = list[tuple[int, str, bytes]]
 _NAMES_A_FACT: Final = msgspec.msgpack.encode(["f", 0])[:-1]
 """How the address of a fact begins; what does not hold this names no fact."""
-_packed = msgspec.msgpack.Encoder().encode
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -70,7 +71,7 @@ def capture(memory: "ClipsMemory") -> Iterator[bytes]:
     yield msgspec.msgpack.encode(_head(memory, list(agenda.items())))
     for start in range(0, len(indices), STEP):
         some = [(index, there[index]) for index in indices[start : start + STEP]]
-        yield _packed([[index, each.template.name, msgspec.Raw(each.kept)] for index, each in some])
+        yield packed([[index, each.template.name, msgspec.Raw(each.kept)] for index, each in some])
 
 
 def _head(memory: "ClipsMemory", agenda: list[tuple[str, list[str]]]) -> Head:
@@ -221,11 +222,13 @@ def _restore(memory: "ClipsMemory", parts: Iterator[bytes]) -> Iterator[None]:
     head = codec.decode_as(next(parts, b""), Head, "state")
     _begin(memory, head)
     yield
-    for part in parts:
-        yield from _take(memory, codec.decode_as(part, _Facts, "facts"))
-        memory.builder.all_brought()
-        memory.facts.count()
-        yield
+    arrivals = Arrivals(memory.raw, memory.facts, memory.listener, memory.builder)
+    try:
+        for part in parts:
+            yield from _take(memory, arrivals, codec.decode_as(part, _Facts, "facts"))
+            yield
+    finally:
+        arrivals.release()
     if len(memory.facts.by_index) != head.facts:
         raise NotRestoredError(
             reason=f"{len(memory.facts.by_index)} facts came of it, there were {head.facts}"
@@ -245,12 +248,19 @@ def _begin(memory: "ClipsMemory", head: Head) -> None:
         lib.DefglobalSetValue(memory.global_of(name), memory.builder.value(value))
 
 
-def _take(memory: "ClipsMemory", facts: _Facts) -> Iterator[None]:
+def _take(memory: "ClipsMemory", arrivals: Arrivals, facts: _Facts) -> Iterator[None]:
+    run: _Run = []
+    following = memory.facts.next
     for index, template, kept in facts:
-        if index > memory.facts.next:
-            memory.builder.all_brought()
+        if index != following:
+            if run:
+                arrivals.bring(run)
+            run = []
             yield from _burn(memory, index)
-        memory.builder.bring(index, template, bytes(kept))
+        run.append((index, template, bytes(kept)))
+        following = index + 1
+    if run:
+        arrivals.bring(run)
 
 
 def _burn(memory: "ClipsMemory", until: int) -> Iterator[None]:

@@ -25,7 +25,7 @@ _WHOLE: Final = 1 << (8 * DIGEST_BYTES)
 _UNCOUNTED: Final = -1
 _GONE: Final = -2
 """Instead of a digest: the fact went before anybody asked for one."""
-_pack = msgspec.msgpack.Encoder().encode
+packed = msgspec.msgpack.Encoder().encode
 unpacked = msgspec.msgpack.Decoder().decode
 _template_of = lib.FactDeftemplate
 
@@ -71,7 +71,7 @@ class Held(msgspec.Struct, gc=False):
     def kept(self) -> bytes:
         """Values of its slots, as they are kept, packed."""
         if self.given is not None:
-            self.packed = _pack([self.given[name] for name in self.template.names])
+            self.packed = packed([self.given[name] for name in self.template.names])
             self.given = None
         return self.packed
 
@@ -86,10 +86,10 @@ class Held(msgspec.Struct, gc=False):
 def _traces(value: Any) -> tuple[bytes, bytes]:
     """Return bytes of which packed slots hold one or the other if a slot equals this value."""
     if type(value) is int and value:
-        return _pack(value), _pack(float(value))
+        return packed(value), packed(float(value))
     if type(value) is str:
-        packed = _pack(value)
-        return packed, packed
+        trace = packed(value)
+        return trace, trace
     return b"", b""
 
 
@@ -171,7 +171,7 @@ class Facts:
                     self._total -= held.digest
         for index, address in came.items():
             template, values = self._read(index, address)
-            self.put(index, Held(address, template, None, _pack(values)))
+            self.put(index, Held(address, template, None, packed(values)))
         return sorted(came.keys() - gone), gone - came.keys()
 
     def begin_anew(self, used: int) -> None:
@@ -193,12 +193,25 @@ class Facts:
             self.next = index + 1
         return held
 
+    def take(self, came: Mapping[int, tuple[Any, Template, bytes]]) -> None:
+        """Take facts that were put there, by index: address, template, packed values."""
+        by_index, total, index, as_number = self.by_index, self._total, 0, int.from_bytes
+        for index, (address, template, kept) in came.items():
+            state = template.hashed.copy()
+            state.update(kept)
+            digest = as_number(state.digest(), "big")
+            total += digest
+            by_index[index] = Held(address, template, None, kept, digest)
+            template.there.add(index)
+        self._total = total
+        self.next = max(self.next, index + 1)
+
     def differing(self, some: Sequence[int]) -> int | None:
         """Return the first of some facts that is not in the engine as it is here, or None."""
         for index in some:
             held = self.by_index[index]
             template, values = self._read(index, held.address)
-            if template is not held.template or _pack(values) != held.kept:
+            if template is not held.template or packed(values) != held.kept:
                 return index
         return None
 

@@ -30,6 +30,7 @@ _ADDED: Final = {
 }
 """The hooks, and what each of them is called with."""
 _HEARD_BY: Final = b"holdfast"
+_ASSERTED: Final = list(_ADDED).index("AssertFunction")
 _RETRACTED: Final = list(_ADDED).index("RetractFunction")
 _NULL: Final = ffi.NULL
 _index_of: Final = lib.FactIndex
@@ -63,6 +64,14 @@ class Listener(Protocol):
 
     def came_alone(self, fact: Any) -> int:
         """Return the index of a fact if it came since the last call and nothing else; else 0."""
+        ...
+
+    def deafen(self) -> None:
+        """Hear of no fact that comes, until `hear`; of those that go as before."""
+        ...
+
+    def hear(self) -> None:
+        """Hear of facts that come."""
         ...
 
     def reset(self) -> int:
@@ -212,8 +221,11 @@ class Hearing:
                 strict=True,
             )
         ]
-        for add, callback in zip(found.add, self._callbacks, strict=True):
-            add(self._env, _HEARD_BY, callback, 0, _NULL)
+        for what in range(len(_ADDED)):
+            self._listen(what)
+
+    def _listen(self, what: int) -> None:
+        self._hooks.add[what](self._env, _HEARD_BY, self._callbacks[what], 0, _NULL)
 
     def _asserted(self) -> Any:
         came, supported, firing = self._came, self.supported, self._firing
@@ -270,6 +282,15 @@ class Hearing:
         came.clear()
         return index
 
+    def deafen(self) -> None:
+        """Hear of no fact that comes, until `hear`; of those that go as before."""
+        self._hooks.remove[_ASSERTED](self._env, _HEARD_BY)
+
+    def hear(self) -> None:
+        """Hear of facts that come."""
+        self.deafen()  # The engine would tell twice.
+        self._listen(_ASSERTED)
+
     def reset(self) -> int:
         """Reset the engine; return the highest index used since. What is there then came."""
         # Nobody has to hear of each fact that goes: all of them do.
@@ -277,7 +298,7 @@ class Hearing:
         try:
             lib.Reset(self._env)
         finally:
-            self._hooks.add[_RETRACTED](self._env, _HEARD_BY, self._callbacks[_RETRACTED], 0, _NULL)
+            self._listen(_RETRACTED)
         used = max(self._came, default=0)
         if self._came:
             there: set[int] = {_index_of(fact) for fact in listed(self._env)}
@@ -332,6 +353,12 @@ class Looking:
     def came_alone(self, fact: Any) -> int:
         """Return 0: it takes a look at all facts to know."""
         return 0
+
+    def deafen(self) -> None:
+        """Go on as before: it looks when it is asked."""
+
+    def hear(self) -> None:
+        """Go on as before."""
 
     def reset(self) -> int:
         """Reset the engine; what is there is found by the next look."""
