@@ -96,6 +96,25 @@ def either(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Iterator
         yield Asked("--url", service.base, "--token-file", token)
 
 
+def test_a_run_is_started_for_a_session_and_found_by_it(tmp_path: Path) -> None:
+    """Operators 2.2, 5. By the id of the session, in lists and where many runs are meant."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    with Service(f"sqlite:///{tmp_path}/store.db") as service:
+        asked = Asked("--url", service.base, "--token-file", token)
+        of = ("--session", "Chat/a%2Fb")
+        words = ("--id", "mine", "--label", "kind=new", "--priority", "3", *of)
+        (started,) = asked.json("run", "start", "tests.http.functions.count", "1", *words)
+        assert (started["id"], started["priority"]) == ("mine", 3)
+        assert started["labels"] == {"kind": "new", "holdfast.session": "Chat/a%2Fb"}
+        service.ended("mine")
+        service.begin("count", 1, run_id="other")
+        assert [one["id"] for one in asked.json("run", "list", *of)] == ["mine"]
+        assert asked.json("run", "list", "--session", "Chat/a") == []
+        (plan,) = asked.json("run", "bulk", "remove", *of, "--dry-run")
+        assert plan["selected"] == 1
+
+
 def test_runs_are_listed_shown_and_explained(asked: Asked) -> None:
     """Filters are those of the service; a sentence says why a run waits."""
     assert [one["id"] for one in asked.json("run", "list")] == ["ends", "fails", "waits"]

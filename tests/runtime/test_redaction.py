@@ -15,6 +15,7 @@ from holdfast.adapters.clips import ClipsEngine
 from holdfast.core.context import Context
 from holdfast.core.errors import HoldfastError
 from holdfast.core.refusal import RunFailedError, StepFailedError
+from holdfast.runtime.runs.search import Sought
 from holdfast.runtime.transfer import export_stream
 from tests.runtime.canary import in_files, traces
 
@@ -106,6 +107,7 @@ async def runs(rt: Runtime) -> None:
     )
     found = await rt.runs.list(labels={"tenant": CANARY})
     assert [one.id for one in found] == ["w"], "found by the label it was given"
+    assert (await rt.runs.search.count(Sought(labels={"tenant": CANARY}))).value == 1
     async for event in rt.runs.history("w").follow():
         if event.type == "question.asked":
             break

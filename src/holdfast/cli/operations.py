@@ -40,6 +40,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     status: Annotated[str, typer.Option(help="Those in this status.")] = ""
     function: Annotated[str, typer.Option(help="Those of this function.")] = ""
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, repeatable.")] = None
+    session: Annotated[str, typer.Option(help="Those of the session of this id.")] = ""
     attention: Annotated[bool, typer.Option("--attention", help="That need somebody.")] = False
     all: Annotated[bool, typer.Option("--all", help="All there are.")] = False
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None
@@ -57,6 +58,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
             status=self.status,
             function=self.function,
             label=labels,
+            session=self.session,
             attention=self.attention or None,
         )
         if bool(self.run_ids) + bool(filter) + self.all != 1:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import msgspec
 import typer
 
 from holdfast.cli.exits import EXIT_CODES
@@ -21,7 +22,7 @@ from holdfast.cli.where import (
     show_one,
     value_of,
 )
-from holdfast.cli.words import Json
+from holdfast.cli.words import Json, taking
 from holdfast.core.exits import Exit
 
 if TYPE_CHECKING:
@@ -34,17 +35,37 @@ _COLUMNS: Final = ("id", "function", "status", "explanation", "updated_at")
 _ENDS: Final = {"failed": Exit.RUN_FAILED, "cancelled": Exit.RUN_CANCELLED}
 
 
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `run start`."""
+
+    context: typer.Context
+    function: Annotated[str, typer.Argument(help="Name of a function the service knows.")]
+    args: Annotated[list[str] | None, typer.Argument(help="JSON, or text as it is.")] = None
+    run_id: Annotated[str, typer.Option("--id", help="Its id; drawn if not given.")] = ""
+    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, repeatable.")] = None
+    session: Annotated[str, typer.Option(help="Id of the session it belongs to.")] = ""
+    queue: Annotated[str, typer.Option(help="In which it waits.")] = ""
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0
+    as_json: Json = False
+
+    @property
+    def asked(self) -> Plain:
+        """What the service is asked for."""
+        labels = [one.partition("=") for one in self.label or []]
+        return filled(
+            function=self.function,
+            args=[value_of(word) for word in self.args or []],
+            run_id=self.run_id,
+            labels={name: value for name, _, value in labels},
+            session_id=self.session,
+            queue=self.queue,
+            priority=self.priority,
+        )
+
+
 @words.command(epilog=EXIT_CODES)
-def start(
-    context: typer.Context,
-    function: Annotated[str, typer.Argument(help="Name of a function the service knows.")],
-    args: Annotated[list[str] | None, typer.Argument(help="JSON, or text as it is.")] = None,
-    run_id: Annotated[str, typer.Option("--id", help="Its id; drawn if not given.")] = "",
-    label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, repeatable.")] = None,
-    queue: Annotated[str, typer.Option(help="In which it waits.")] = "",
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    as_json: Json = False,
-) -> None:
+@taking(Start)
+def start(**chosen: Any) -> None:
     """
     Start a run; printed when it is durable.
 
@@ -52,21 +73,14 @@ def start(
     Example:
       holdfast run start report '"lighthouses"' --id report-7 --url http://127.0.0.1:8321
     """
-    body = filled(
-        function=function,
-        args=[value_of(word) for word in args or []],
-        run_id=run_id,
-        labels={name: value for name, _, value in (one.partition("=") for one in label or [])},
-        queue=queue,
-        priority=priority,
-    )
+    said = Start(**chosen)
 
     async def work(service: "Service") -> Exit:
-        run = await service.request("POST", "/v1/runs", body)
+        run = await service.request("POST", "/v1/runs", said.asked)
         say(f"follow it with: holdfast run watch {run['id']}")
-        return show_one(run, as_json=as_json)
+        return show_one(run, as_json=said.as_json)
 
-    ask(context, work, changes=True)
+    ask(said.context, work, changes=True)
 
 
 @words.command("list", epilog=EXIT_CODES)
@@ -75,6 +89,7 @@ def list_(
     status: Annotated[str, typer.Option(help="Only in this status.")] = "",
     function: Annotated[str, typer.Option(help="Only of this function.")] = "",
     label: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, repeatable.")] = None,
+    session: Annotated[str, typer.Option(help="Only of the session of this id.")] = "",
     attention: Annotated[bool, typer.Option("--attention", help="That need somebody.")] = False,
     limit: Limit = 100,
     as_json: Json = False,
@@ -87,7 +102,7 @@ def list_(
       holdfast run list --status waiting --json --store sqlite:///agent.db
     """
     labels = [one.replace("=", ":", 1) for one in label or []]
-    params = filled(status=status, function=function, label=labels)
+    params = filled(status=status, function=function, label=labels, session=session)
     if attention:
         params["attention"] = "true"
 

@@ -155,7 +155,7 @@ class Runs:
             args: its arguments, plain values.
             run_id: its id; drawn if not given.
             key: idempotency key; drawn if not given.
-            more: `labels`, `queue`, `priority`.
+            more: `labels`, `session_id`, `queue`, `priority`.
         """
         body = {"function": function, "args": list(args), **more}
         if run_id is not None:
@@ -176,7 +176,7 @@ class Runs:
                 return dict(found)
 
     async def list(self, **filters: Any) -> AsyncIterator[Plain]:
-        """Yield runs by id, page after page: `status`, `function`, `label`, `q` ..."""
+        """Yield runs by id, page after page: `status`, `function`, `label`, `session`, `q` ..."""
         async for one in pages(self._connection, "/v1/runs", filters):
             yield one
 

@@ -24,6 +24,11 @@ class Sessions:
         """Return a session."""
         return await plain(self._connection, "GET", path_of("sessions", session_id))
 
+    async def runs(self, session_id: str, **filters: Any) -> AsyncIterator[Plain]:
+        """Yield the runs that belong to a session, page after page; filters as for all runs."""
+        async for one in pages(self._connection, path_of("sessions", session_id, "runs"), filters):
+            yield one
+
     async def export(self, session_id: str, file: BinaryIO) -> None:
         """Write what is stored of a session into a file that is open for writing, whole."""
         await transfer.fetch(self._connection, f"{path_of('sessions', session_id)}/export", file)

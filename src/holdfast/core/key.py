@@ -8,6 +8,7 @@ injective and keeps order: each part's bytes, a zero byte escaped as `00 FF`, th
 """
 
 from functools import lru_cache
+from urllib.parse import quote, unquote
 
 from holdfast.core.errors import InvalidValueError, LimitError
 
@@ -95,6 +96,24 @@ def decode_key(encoded: bytes) -> Key:
     if part or not parts:
         raise ValueError("not an encoded key")
     return tuple(parts)
+
+
+def quoted_key(key: Key) -> str:
+    """Return a key as one word: its parts quoted, with slashes between; one word for each key."""
+    return "/".join(quote(part, safe="") for part in key)
+
+
+def unquoted_key(word: str) -> Key:
+    """
+    Return the key that is meant by a word.
+
+    Raises:
+        InvalidValueError: what is quoted there is no UTF-8.
+    """
+    try:
+        return tuple(unquote(part, errors="strict") for part in word.split("/"))
+    except UnicodeDecodeError as error:
+        raise InvalidValueError(what="key", reason="quotes what is no UTF-8") from error
 
 
 def prefix_end(prefix: bytes) -> bytes:

@@ -109,6 +109,7 @@ _MANY: Final = {
 _STATE: Final = {
     "session_list": Example(query={"archived": False}),
     "session_get": _of_session("ann"),
+    "session_runs": Example(params={"session_id": "Chat/ann"}, query={"status": "waiting"}),
     "session_export": _of_session("ann"),
     "session_archive": _of_session("bob", {"reason": "has not come for a month"}),
     "session_restore": _of_session("cleo", {"reason": "is back"}),

@@ -10,6 +10,7 @@ from holdfast.core.access import Right
 from holdfast.core.denial import CursorError, FunctionNotFoundError
 from holdfast.core.errors import HoldfastError
 from holdfast.core.explanation import explain
+from holdfast.core.key import Key, unquoted_key
 from holdfast.core.refusal import RunExistsError, RunNotFoundError
 from holdfast.core.run import Status, needs_somebody
 from holdfast.http.address import quoted
@@ -19,9 +20,11 @@ from holdfast.http.cursor import after_of, event_id, page_cursor
 from holdfast.http.etag import etag, is_seen
 from holdfast.http.operation import Operation, Query
 from holdfast.runtime.runs.handle import RunInfo
+from holdfast.runtime.runs.label import belonging, labelled
 from holdfast.runtime.runs.search import Sought
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
+RunSession = Annotated[str, msgspec.Meta(max_length=10_000)]
 RunId = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 Words = Annotated[str, msgspec.Meta(max_length=10_000)]
@@ -142,6 +145,7 @@ class RunPut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         function: name of a registered function.
         args: its arguments.
         labels: words by which it is found.
+        session_id: of the session it belongs to; which need not be there yet.
         queue: in which it waits.
         priority: higher goes first.
     """
@@ -149,6 +153,7 @@ class RunPut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     function: Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
     args: list[Any] = []
     labels: dict[str, str] = {}
+    session_id: RunSession = ""
     queue: str = ""
     priority: Annotated[int, msgspec.Meta(ge=-100_000, le=100_000)] = 0
 
@@ -172,6 +177,7 @@ class RunFilter(Query, frozen=True):
         status, function: only those.
         label: `name:value`, each has to be there.
         q: text in the beginning of the arguments; needs the right to see content.
+        session: only those that belong to the session of this id.
         parent, origin: children of this run, forks of this run.
         created_after, created_before, updated_after: moments in RFC 3339.
         attention: only those that wait for somebody to do something.
@@ -181,6 +187,7 @@ class RunFilter(Query, frozen=True):
     function: str | None = None
     label: list[str] = msgspec.field(default_factory=list[str])
     q: str = ""
+    session: RunSession = ""
     parent: str = ""
     origin: str = ""
     created_after: Moment | None = None
@@ -271,8 +278,9 @@ async def put_run(call: Call) -> Response:
     try:
         return await _started(call, asked, id)
     except RunExistsError:
+        labels = labelled(asked.labels, _session(asked.session_id))
         if not await call.rt.runs.search.is_like(
-            id, asked.function, asked.args, asked.labels, asked.queue, asked.priority
+            id, asked.function, asked.args, labels, asked.queue, asked.priority
         ):
             raise
     return answered(call, await call.rt.runs.get(id), 200, created=True)
@@ -284,10 +292,15 @@ async def _started(call: Call, asked: RunPut, id: str | None) -> Response:
         *asked.args,
         run_id=id,
         labels=asked.labels,
+        session=_session(asked.session_id),
         queue=asked.queue,
         priority=asked.priority,
     )
     return answered(call, await call.rt.runs.get(run.id), 201, created=True)
+
+
+def _session(id: str) -> Key | None:
+    return unquoted_key(id) if id else None
 
 
 async def started_before(call: Call) -> Response:
@@ -302,7 +315,11 @@ async def started_before(call: Call) -> Response:
 
 async def list_runs(call: Call) -> RunPage:
     """Return runs by id, and from where on the feed tells what changed."""
-    asked = call.query(RunQuery)
+    return await page_of_runs(call, call.query(RunQuery))
+
+
+async def page_of_runs(call: Call, asked: RunQuery) -> RunPage:
+    """Return the runs that are asked for, a page of them."""
     filters = msgspec.structs.replace(asked, cursor=None, limit=1, count=False)
     after = None if asked.cursor is None else after_of(asked.cursor, filters)
     sought = sought_of(call, asked)
@@ -327,6 +344,7 @@ def sought_of(call: Call, asked: RunFilter) -> Sought:
 
     Raises:
         ForbiddenError: it looks into content, which the caller may not see.
+        InvalidValueError: no session can be called so.
     """
     if asked.q:
         call.check(Right.PAYLOADS)
@@ -335,10 +353,11 @@ def sought_of(call: Call, asked: RunFilter) -> Sought:
         for name in ("created_after", "created_before", "updated_after")
         if (at := getattr(asked, name)) is not None
     }
+    labels = {name: value for name, _, value in (one.partition(":") for one in asked.label)}
     return Sought(
         status=asked.status,
         function=asked.function,
-        labels={name: value for name, _, value in (one.partition(":") for one in asked.label)},
+        labels={**labels, **belonging(_session(asked.session))},
         text=asked.q,
         parent=asked.parent,
         origin=asked.origin,

@@ -2,21 +2,19 @@
 
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import unquote
 
 import msgspec
 from starlette.responses import Response
 
 from holdfast.core.access import Right
-from holdfast.core.denial import CursorError
+from holdfast.core.denial import CursorError, InvalidRequestError
 from holdfast.core.errors import InvalidValueError, RecordNotFoundError
-from holdfast.core.key import Key
-from holdfast.http.address import quoted
+from holdfast.core.key import Key, quoted_key, unquoted_key
 from holdfast.http.answers import HEADERS, answer, moment, next_cursor
 from holdfast.http.call import Call
 from holdfast.http.cursor import after_of, event_id
 from holdfast.http.operation import Handler, Operation, Query
-from holdfast.http.runs import Limit, Words
+from holdfast.http.runs import Limit, RunPage, RunQuery, Words, page_of_runs
 from holdfast.runtime.sessions.stored import StoredSession
 
 
@@ -90,20 +88,15 @@ class ChangeSession(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reason: Words = ""
 
 
-def id_of(name: Key) -> str:
-    """Return the id of a session by its class and key."""
-    return "/".join(quoted(part) for part in name)
-
-
 def name_of(call: Call) -> Key:
     """Return the class and key of the session that is meant."""
-    return tuple(unquote(part) for part in call.param("session_id").split("/"))
+    return unquoted_key(call.param("session_id"))
 
 
 def shown(one: StoredSession, *, payloads: bool, tiers: dict[str, Any] | None = None) -> SessionOut:
     """Return a session as the caller may see it."""
     return SessionOut(
-        id=id_of((one.kind, *one.key)),
+        id=quoted_key((one.kind, *one.key)),
         kind=one.kind,
         key=list(one.key),
         version=one.version,
@@ -121,13 +114,12 @@ async def list_sessions(call: Call) -> SessionPage:
     filters = (asked.kind, asked.archived)
     after = None
     if asked.cursor is not None:
-        said = after_of(asked.cursor, filters)
-        after = tuple(unquote(part) for part in said.split("/"))
+        after = unquoted_key(after_of(asked.cursor, filters))
     head = await call.rt.feed.head()
     found = await call.rt.sessions.stored.list(
         kind=asked.kind, archived=asked.archived, after=after, limit=asked.limit
     )
-    last = id_of((found[-1].kind, *found[-1].key)) if found else ""
+    last = quoted_key((found[-1].kind, *found[-1].key)) if found else ""
     return SessionPage(
         items=[shown(one, payloads=call.sees) for one in found],
         next_cursor=next_cursor(found, asked.limit, last, filters),
@@ -139,6 +131,16 @@ async def get_session(call: Call) -> Response:
     """Return a session with its fields."""
     one, tiers = await call.rt.sessions.stored.get(name_of(call))
     return answer(shown(one, payloads=call.sees, tiers=tiers))
+
+
+async def session_runs(call: Call) -> RunPage:
+    """Return the runs of a session that is there, as the list of runs does."""
+    asked = call.query(RunQuery)
+    if asked.session:
+        raise InvalidRequestError(errors=(("/session", "the address says which session"),))
+    await call.rt.sessions.stored.get(name_of(call))
+    session = quoted_key(name_of(call))
+    return await page_of_runs(call, msgspec.structs.replace(asked, session=session))
 
 
 async def archive_session(call: Call) -> Response:
@@ -213,6 +215,17 @@ OPERATIONS: Final = (
         handler=get_session,
         answer=SessionOut,
         errors=_ONE,
+        tag="sessions",
+    ),
+    Operation(
+        method="GET",
+        path="/v1/sessions/{session_id}/runs",
+        name="session_runs",
+        summary="List the runs that belong to a session",
+        handler=session_runs,
+        query=RunQuery,
+        answer=RunPage,
+        errors=(*_ONE, CursorError),
         tag="sessions",
     ),
     _change("archive", "Put a session aside", archive_session),

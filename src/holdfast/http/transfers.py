@@ -25,7 +25,7 @@ from holdfast.core.errors import (
     RecordNotFoundError,
     StoreFullError,
 )
-from holdfast.core.key import Key
+from holdfast.core.key import Key, quoted_key
 from holdfast.core.refusal import (
     AlreadyThereError,
     RunExistsError,
@@ -39,7 +39,7 @@ from holdfast.http.artifacts import check_digest, digest_of
 from holdfast.http.call import Call
 from holdfast.http.frames import NDJSON
 from holdfast.http.operation import Operation
-from holdfast.http.sessions import id_of, name_of
+from holdfast.http.sessions import name_of
 from holdfast.http.stream import cut
 from holdfast.runtime.parcel import Parcel
 from holdfast.runtime.transfers import Arrived
@@ -110,7 +110,7 @@ async def export_session(call: Call) -> Response:
     """Return what is stored of a session, as lines of JSON that another store takes in."""
     kind, *key = name_of(call)
     packing = partial(call.rt.transfers.pack_session, kind, tuple(key))
-    return await _export(call, packing, id_of((kind, *key)))
+    return await _export(call, packing, quoted_key((kind, *key)))
 
 
 async def _export(call: Call, packing: Callable[[], Awaitable[Parcel]], name: str) -> Response:
@@ -140,7 +140,7 @@ async def name_in(call: Call) -> str:
 
 
 def _id(what: str, name: Key) -> str:
-    return name[0] if what == "run" else id_of(name)
+    return name[0] if what == "run" else quoted_key(name)
 
 
 def _arrived(call: Call, done: Arrived) -> Response:

@@ -24,7 +24,7 @@ from holdfast.core.errors import (
     VersionConflictError,
 )
 from holdfast.core.journal import Failure, SignalReceived, StepResolved
-from holdfast.core.key import check_word, encode_name
+from holdfast.core.key import Key, check_word, encode_name
 from holdfast.core.refusal import (
     RunCancelledError,
     RunExistsError,
@@ -43,6 +43,7 @@ from holdfast.runtime.runs.fork import Fork, ForkPlan
 from holdfast.runtime.runs.function import name_of
 from holdfast.runtime.runs.handle import RunHandle, RunInfo
 from holdfast.runtime.runs.journal import stream_of
+from holdfast.runtime.runs.label import belonging, labelled
 from holdfast.runtime.runs.question import QuestionInfo, Questions
 from holdfast.runtime.runs.queue import Queues
 from holdfast.runtime.runs.retention import KEY_KIND, Retention
@@ -117,6 +118,7 @@ class Runs:
         run_id: str | None = None,
         key: str | None = None,
         labels: dict[str, str] | None = None,
+        session: Key | None = None,
         queue: str = "",
         priority: int = 0,
     ) -> RunHandle:
@@ -129,6 +131,7 @@ class Runs:
             run_id: its id; drawn if not given.
             key: starting again with the same key returns the same run.
             labels: words by which runs are found.
+            session: class and key of the session it belongs to; it need not be there yet.
             queue: name of the queue it waits in.
             priority: those with a higher one are taken first.
 
@@ -142,17 +145,10 @@ class Runs:
         encode_name("run id", stream_of(id))
         if queue:
             check_word("queue", queue)
-        said, also = self._views.started(
-            fn,
-            args,
-            labels=self._views.redaction(dict(labels or {})),
-            queue=queue,
-            priority=priority,
-            key=key or "",
-        )
-        return RunHandle(
-            self, self._views, await self._begin(id, key, (*self._views.begin(id, said), *also))
-        )
+        words = self._views.redaction(labelled(labels or {}, session))
+        given = {"queue": queue, "priority": priority, "key": key or ""}
+        said, also = self._views.started(fn, args, labels=words, **given)
+        return self.handle(await self._begin(id, key, (*self._views.begin(id, said), *also)))
 
     async def _begin(
         self,
@@ -212,6 +208,7 @@ class Runs:
         status: Status | str | None = None,
         function: Callable[..., Any] | str | None = None,
         labels: Mapping[str, str] | None = None,
+        session: Key | None = None,
         text: str = "",
         after: str | None = None,
         limit: int = 100,
@@ -223,6 +220,7 @@ class Runs:
             status: only those in this status.
             function: only those of this function.
             labels: only those with these labels.
+            session: only those that belong to this session, by its class and key.
             text: only those with this text at the beginning of their arguments.
             after: id behind which to go on.
             limit: how many at most.
@@ -232,7 +230,7 @@ class Runs:
             function=function
             if function is None or isinstance(function, str)
             else name_of(function),
-            labels=labels or {},
+            labels={**(labels or {}), **belonging(session)},
             text=text,
         )
         found = await self.search.page(sought, after, limit)

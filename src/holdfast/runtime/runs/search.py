@@ -116,9 +116,7 @@ class Search:
         """
         if not 1 <= limit <= LISTED_MAX:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
-        sought = msgspec.structs.replace(
-            sought, labels=self._views.redaction(dict(sought.labels or {}))
-        )
+        sought = self._as_stored(sought)
         found: list[RunInfo] = []
         scanned = 0
         while scanned < SCANNED_MAX:
@@ -138,6 +136,7 @@ class Search:
 
     async def count(self, sought: Sought) -> Count:
         """Return how many runs there are of these, exactly up to `COUNTED_MAX`."""
+        sought = self._as_stored(sought)
         count, scanned, after = 0, 0, None
         while scanned < COUNTED_MAX:
             rows = await self._rows(sought, after, _PAGE)
@@ -164,6 +163,11 @@ class Search:
         _, page = await self._views.store.events(stream_of(run_id), 0, 1)
         first = read_payload(page[0].type, page[0].payload) if page else None
         return isinstance(first, Started) and _given(first) == _given(said)
+
+    def _as_stored(self, sought: Sought) -> Sought:
+        """Return what is sought in the words that are stored: labels are redacted there."""
+        labels = self._views.redaction(dict(sought.labels))
+        return msgspec.structs.replace(sought, labels=labels)
 
     async def _rows(self, sought: Sought, after: str | None, limit: int) -> list[RecordRow]:
         first = b"" if after is None else encode_key((after,)) + b"\0"
