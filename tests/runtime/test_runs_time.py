@@ -8,10 +8,13 @@ import pytest
 
 import holdfast
 from holdfast import Run, Runtime, Status
+from holdfast.core.clock import StoreTime
+from holdfast.core.deadline import ending_in
 from holdfast.core.errors import InvalidValueError, VersionConflictError
 from holdfast.core.refusal import AnswerConflictError, ScheduleNotFoundError
 from holdfast.core.unit import Unit
 from holdfast.core.world import World
+from holdfast.runtime.runs.view import Timer
 from holdfast.testing.clock import ManualClock
 from tests.runtime.test_runs import journal, until
 
@@ -96,6 +99,25 @@ def test_the_remaining_time_survives_restarts(
     clock.wall_time -= 5_000
     reboot(clock, 0.0, wall)
     assert execute(kept_url, clock, boot) == ("awake" if function is sleeps else "no")
+
+
+@pytest.mark.parametrize("domain", ["boot:", "zone:"])
+def test_a_timer_is_seen_among_many_of_other_time_domains(store_url: str, domain: str) -> None:
+    """A10, F16. More than a look reads, before it or behind it; all others end much later."""
+    clock = ManualClock()
+
+    async def work(rt: Runtime) -> Any:
+        now, wall = StoreTime(domain, clock.store_seconds), clock.wall()
+        others = [Timer(f"other-{n}", "sleep", ending_in(DAY + n, now, wall)) for n in range(450)]
+        await rt.runs.start(sleeps, run_id="r")
+        await until(rt, "r", "run.waiting")
+        await rt._store.commit(Unit(tuple(other.put() for other in others)))
+        clock.advance(100.5)
+        rt.runs.look()
+        async with asyncio.timeout(30):
+            return await rt.runs.result("r")
+
+    assert execute(store_url, clock, work) == "awake"
 
 
 def test_an_answer_that_comes_too_late_is_told_so(store_url: str) -> None:

@@ -112,7 +112,9 @@ def _interrupted(reader: Reads, room: int) -> list[str]:
 
 
 def _timers(reader: Reads, domain: str) -> list[RecordRow]:
-    """Return the first timers of this time domain and of all others."""
+    """Return all timers if they are few, else the first ones of this time domain and of others."""
+    if len(few := _all(reader, TIMER_KIND, PAGE)) < PAGE:
+        return few
     here = encode_key((domain,))
     spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
     return [row for span in spans for row in reader.records(TIMER_KIND, *span, PAGE, None)]
