@@ -1,12 +1,14 @@
 """The service as tests hold it: started, killed, frozen, started again on the same port."""
 
 import json
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,13 +19,17 @@ from tests.http.server import TOKEN
 
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 PATIENCE = 60.0
+PORTS = range(12_000, 32_000)
+"""Below those that connections get: a server that is killed finds its port free again."""
 
 
 def free_port() -> int:
-    """Return a port that nobody uses."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Return a port that nobody uses, and that the system gives to nobody of its own accord."""
+    while True:
+        with socket.socket() as found, suppress(OSError):
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(("127.0.0.1", secrets.choice(PORTS)))
+            return int(found.getsockname()[1])
 
 
 def until(holds: Callable[[], bool], what: str) -> None:

@@ -15,6 +15,8 @@ from tests.http.service import Service
 
 TABS = 8
 KILLS = 3
+ANSWERED_MS = 20_000
+"""What waits for a connection that streams hold waits for ever; a loaded machine does not."""
 FOLLOW = """
 const [path] = arguments;
 window.seen = []; window.resets = []; window.opened = 0; window.ended = false;
@@ -63,7 +65,7 @@ def test_a_browser_misses_and_repeats_nothing_while_the_service_is_killed(kept_u
         for _ in range(KILLS):
             _wait_for(browser, "return window.seen.length", 5)
             took, id = browser.run_async(FETCH, f"/v1/runs/{run_id}")
-            assert id == run_id and took < 5_000
+            assert id == run_id and took < ANSWERED_MS
             service.kill()
             service.start()
         _wait_for(browser, "return window.seen.length", 5)

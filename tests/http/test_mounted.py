@@ -1,7 +1,6 @@
 """The service inside somebody else's application: paths, and the way out with open streams."""
 
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +9,8 @@ import httpx
 import pytest
 
 from tests.http.hosts import TOKEN, UNDER
+from tests.http.service import free_port
 from tests.http.serving import PATIENCE, ROOT
-
-
-def free_port() -> int:
-    """Return a port that nobody has just now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("kind", ["fastapi", "litestar"])

@@ -71,3 +71,33 @@ def test_what_is_durable_is_shown_and_followed_while_the_service_starts(kept_url
 
     asyncio.run(leave())
     asyncio.run(work())
+
+
+def test_a_browser_that_comes_too_early_is_asked_to_come_again(kept_url: str) -> None:
+    """2.4, 2.9. Any status but 200 ends an `EventSource` for good; a program is told with 503."""
+
+    async def work() -> None:
+        opening = holdfast.open(kept_url, functions=FUNCTIONS, wait_ready=False)
+        async with opening as rt:
+            part, served = slowed(rt), app(rt, Settings(token=TOKEN))
+            for path in ("/v1/events", "/v1/runs/one/events"):
+                async with Wire(served, path) as wire:
+                    await wire.end()
+                [frame] = wire.frames()
+                assert (wire.status, frame["event"]) == (200, "stream.closing")
+                assert wire.headers["content-type"].startswith("text/event-stream")
+                assert frame["data"]["reason"] == "not_ready"
+                assert frame["retry"] == str(frame["data"]["retry_ms"])
+                assert 2_000 <= frame["data"]["retry_ms"] < 4_000
+                for accept in ("application/x-ndjson", "application/json"):
+                    async with Wire(served, path, accept=accept) as wire:
+                        await wire.end()
+                    assert wire.status == 503
+            async with Wire(served, "/v1/runs") as wire:
+                await wire.end()
+            assert wire.status == 503, "what is no stream is refused"
+            await part.reached.wait()
+            part.go_on.set()
+            await rt.ready()
+
+    asyncio.run(work())

@@ -29,6 +29,7 @@ from tests.cli.test_transfer_sessions import KEY, Chat, talk
 from tests.http.conftest import TOKEN, Served, client_of, served
 from tests.http.service import BEARER, Service
 from tests.http.test_access import limited
+from tests.http.wire import Wire
 
 SENT = {"Content-Type": "application/x-ndjson"}
 CHAT = "Chat/user%2F42/a"
@@ -238,6 +239,48 @@ def test_places_for_transfers_are_given_back(origin: str) -> None:
     limited(origin, work, transfers_max=1)
 
 
+class Sleepy(Wire):
+    """Takes the head of an answer, and nothing behind it."""
+
+    aborted = False
+
+    @property
+    def transport(self) -> "Sleepy":
+        """What a server shows of its connection."""
+        return self
+
+    def abort(self) -> None:
+        """Note that the connection was dropped."""
+        self.aborted = True
+
+    async def send(self, message: Any) -> None:
+        """Take the head; wait for ever with what follows."""
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+        await super().send(message)
+
+
+def test_who_asks_for_an_export_and_takes_nothing_is_cut(origin: str) -> None:
+    """X9, 2.10: after the same time as a reader of a stream; its place is free again."""
+
+    async def work() -> None:
+        settings = holdfast.http.Settings(token=TOKEN, write_timeout=0.05, transfers_max=1)
+        async with holdfast.open(origin) as rt:
+            app = holdfast.http.app(rt, settings)
+            bearer = {"authorization": f"Bearer {TOKEN}"}
+            path = "/v1/runs/report-7/export"
+            for _ in range(2):
+                async with Sleepy(app, path, **bearer) as sleepy:
+                    await sleepy.end()
+                assert (sleepy.status, sleepy.aborted, sleepy.text) == (200, True, "")
+            async with Wire(app, path, **bearer) as wire:
+                await wire.end()
+            assert wire.text.encode() == whole
+
+    whole = exported(origin)
+    run(work())
+
+
 def test_an_id_that_is_in_use_is_refused_and_the_same_run_is_there_already(
     kept_url: str, origin: str
 ) -> None:
@@ -289,7 +332,8 @@ def test_with_a_key_it_is_taken_in_once_and_noted_once(kept_url: str, origin: st
             assert answer.status_code == 403
         text, _ = await site.rt.tokens.create("viewer")
         async with client_of(site.rt, text) as viewer:
-            assert (await viewer.get("/v1/runs/report-7/export")).status_code == 403
+            for path in ("/v1/runs/report-7/export", "/v1/sessions/Chat%2Fnobody/export"):
+                assert (await viewer.get(path)).status_code == 403, path
 
     served(kept_url, work)
 

@@ -49,12 +49,15 @@ from holdfast.http import (
 from holdfast.http.address import Segments, released
 from holdfast.http.answers import HEADERS, answer
 from holdfast.http.call import Call
+from holdfast.http.events import form_of
+from holdfast.http.frames import SSE
 from holdfast.http.metrics import METRICS, tell_answered, tell_replayed
 from holdfast.http.openapi import answer_document
 from holdfast.http.operation import Handler, Operation
 from holdfast.http.problem import answer_problem
 from holdfast.http.readiness import STARTED
 from holdfast.http.site import STATE, Settings, Site, Source
+from holdfast.http.stream import come_again
 from holdfast.runtime.health import totals
 from holdfast.runtime.opening import open as open_runtime
 from holdfast.runtime.requests import Answer, Note
@@ -175,7 +178,12 @@ class Endpoint:
         except HoldfastError as error:
             if error.status >= 500 and not isinstance(error, NotReadyError):
                 log.warning("event=request_failed request=%s error=%r", id, error.code)
-            refused, response = error, answer_problem(error, root, id)
+            refused = error
+            response = (
+                come_again()
+                if isinstance(error, NotReadyError) and self._follows(request)
+                else answer_problem(error, root, id)
+            )
         except Exception as error:
             # The message may quote what is stored: its type and place have to do.
             log.exception("event=request_fault request=%s", id)
@@ -186,6 +194,11 @@ class Endpoint:
         seconds = clock() - began
         tell_answered(self._site, request, path, response.status_code, seconds, refused)
         await response(scope, receive, send)
+
+    def _follows(self, request: Request) -> bool:
+        """Return whether somebody asks for server-sent events who can have them here."""
+        one = self._operations.get(request.method)
+        return one is not None and SSE in one.media_types and form_of(request) == SSE
 
     def _mark(self, scope: Scope, response: Response) -> None:
         """Say on every answer that what is read is not recovered yet, or will not be any more."""

@@ -9,6 +9,7 @@ browser that comes again sends the old address with a fresh header.
 from typing import Annotated, Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 
 from holdfast.core.denial import CursorResetError
@@ -111,7 +112,7 @@ async def _events(
 ) -> Response | EventPage:
     asked = _asked(call, query, name, feed=feed)
     place = _place(call, query, feed=feed)
-    form = _form(call)
+    form = form_of(call.request)
     if form is None:
         with reader:
             return await _page(call, query, asked, reader, place)
@@ -205,12 +206,13 @@ def _asked(call: Call, query: EventQuery, name: str, *, feed: bool) -> Asked:
 def _place(call: Call, query: EventQuery, *, feed: bool) -> Place:
     said = call.header("last-event-id") or query.after
     if said is None:
-        return Place(word="latest" if feed and _form(call) is not None else "earliest")
+        return Place(word="latest" if feed and form_of(call.request) is not None else "earliest")
     return place_of(said, feed=feed)
 
 
-def _form(call: Call) -> str | None:
-    accept = call.header("accept") or ""
+def form_of(request: Request) -> str | None:
+    """Return in which form somebody wants to follow; None for a page of JSON."""
+    accept = request.headers.get("accept") or ""
     return next((form for form in (SSE, NDJSON) if form in accept), None)
 
 

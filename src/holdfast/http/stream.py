@@ -328,6 +328,18 @@ class EventStream(Response):
         self._call.rt.telemetry.tell("stream.closed", {"reason": reason})
 
 
+def come_again() -> Response:
+    """
+    Return a stream that is over at once, in place of a refusal that will pass.
+
+    A browser takes any other status for its last word, and never asks again.
+    """
+    retry = RETRY_MS + random.randrange(RETRY_MS)
+    said = {"reason": "not_ready", "retry_ms": retry}
+    body = b"retry: %d\n" % retry + frame("stream.closing", said)
+    return Response(body, 200, dict(_HEADERS), SSE)
+
+
 def cut(receive: Receive) -> bool:
     """
     Drop a connection at once; False where the server does not show it.
