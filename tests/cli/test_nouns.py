@@ -6,6 +6,7 @@ what a person would read.
 """
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -215,6 +216,8 @@ def test_a_worker_of_a_service_is_drained_and_takes_runs_again(url: str, tmp_pat
         asked = Asked("--url", service.base, "--token-file", token)
         (worker,) = asked.json("worker", "list")
         assert worker["drained_at"] is None
+        shown = asked("worker", "list").stdout.splitlines()[-1].split()[4]
+        assert re.fullmatch(r"\d+(\.\d{1,3})?", shown), shown
         drained = asked.json("worker", "drain", worker["id"], "--reason", "new machine")
         assert [one["drained_at"] for one in asked.json("worker", "list")] == [
             drained[0]["drained_at"]

@@ -3,12 +3,14 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import pytest
 
 import holdfast
+from holdfast.core.ledger import REPORT
 from holdfast.core.world import World
 from holdfast.testing.clock import ManualClock
 from tests.runtime.process import Process, RefusedError
@@ -153,6 +155,25 @@ def test_a_neighbour_takes_over_the_work_of_one_that_dies(url: str) -> None:
         two.call("ended", stream="holdfast/ledger/1")
         assert two.call("claim", key="a") == [2, 2]
         two.call("settle", key="a")
+
+
+def test_who_is_taken_for_dead_itself_rescues_nobody_until_it_entered_anew(tmp_path: Path) -> None:
+    """F16, H4. Its own token passes no more: no fault and nothing done; the next look goes on."""
+
+    async def run() -> None:
+        url, world = f"sqlite:///{tmp_path / 'store.db'}", World(clock=(clock := ManualClock()))
+        opening = partial(holdfast.open, url, world=world, lease_ttl=1e6)
+        async with opening() as rt, opening() as other:
+            await other.ledger.begin(("turn", "1"), kind="turn", policy=REPORT)
+            clock.advance(2e6)
+            rescue = rt._lifeline._rescue
+            assert (await rescue.sweep()).runtimes == []
+            await rt._presence.beat()
+            found = await rescue.sweep()
+            assert found.runtimes == [other.opened.epoch]
+            assert [entry[0] for entry in found.entries] == [["turn", "1"]]
+
+    asyncio.run(run())
 
 
 def test_the_same_crash_gives_the_same_list_and_report_twice(tmp_path: Path) -> None:

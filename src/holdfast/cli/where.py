@@ -217,4 +217,4 @@ def filled(**params: Any) -> Plain:
 def _cell(value: Any) -> Any:
     if isinstance(value, (dict, list)):
         return short_json(value)  # pyright: ignore[reportUnknownArgumentType]
-    return value
+    return round(value, 3) if isinstance(value, float) else value

@@ -36,7 +36,6 @@ from holdfast.core.errors import (
     DamagedError,
     FenceError,
     LeaseExpiredError,
-    LeaseHeldError,
     VersionConflictError,
 )
 from holdfast.core.event import Event
@@ -294,7 +293,12 @@ class Rescue:
             self._store.world.telemetry.tell("entry.judged", labels, {"count": count})
 
     async def _take(self, dead: Dead) -> Fence | None:
-        """Take the lease of a dead runtime; None if somebody else did, or it lives."""
+        """
+        Take the lease of a dead runtime; None if somebody else did, or it lives.
+
+        None too if this runtime was itself taken for dead: its heartbeat finds out and enters
+        anew, and the next look finds whoever is still dead.
+        """
         lease = lease_of(dead.incarnation)
         grant = GrantLease(lease, LEASE_TTL, self._presence.holder, over=dead.over)
         expects = (
@@ -303,7 +307,7 @@ class Rescue:
         )
         try:
             committed = await self._store.commit_early(Unit((grant,), expects))
-        except (LeaseHeldError, VersionConflictError):
+        except (FenceError, VersionConflictError):
             return None
         if not dead.over:
             self._store.world.telemetry.tell("lease.expired")
