@@ -192,9 +192,21 @@ async def test_large_events_come_whole_in_small_pages(served: Served) -> None:
     async with Wire(served.app, PATH) as wire:
         await wire.end()
     assert wire.ids() == numbers(1, last)
+    assert 200_000 < wire.largest <= 256 * 1024, "a page goes out in parts"
     async with Wire(served.app, PATH + "?limit=1000", accept="application/json") as wire:
         await wire.end()
     assert json.loads(wire.text)["ended"]
+
+
+@serving()
+async def test_who_waits_learns_that_the_store_is_closed(served: Served) -> None:
+    """2.10, X7. Also where nothing happens in the log any more: nobody waits for ever."""
+    with served.rt.history("quiet").attach() as reader:
+        await reader.read(0, 1)
+        waiting = asyncio.ensure_future(reader.wait())
+        await served.rt.close()
+        async with asyncio.timeout(30):
+            assert await waiting
 
 
 def limits_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -220,6 +232,8 @@ async def test_pages_grow_to_their_bound_and_shrink_with_what_is_in_them(
     async with Wire(served.app, "/v1/events?after=earliest&stream=small") as wire:
         await wire.until("stream.caught_up")
     assert len(wire.ids()) == 6 * PAGE_MOST
+    async with Wire(served.app, "/v1/events?after=earliest&stream=small&types=none") as wire:
+        await wire.until("stream.caught_up")
     assert max(limits) == PAGE_MOST
     head = await served.rt.feed.head()
     for _ in range(8):
@@ -378,6 +392,27 @@ async def test_a_page_of_json_is_bounded_in_bytes_and_goes_on(
     page = json.loads(wire.text)
     assert len(page["items"]) < last and not page["ended"]
     assert page["cursor"] == page["items"][-1]["id"]
+
+
+@serving()
+async def test_a_page_of_json_looks_at_so_many_events_and_goes_on(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """X9. However few of them a filter lets through; the cursor goes on behind what was seen."""
+    monkeypatch.setattr(events, "_READS_MAX", 2)
+    last = await served.counted(400)
+    looks, cursor = 0, "earliest"
+    while True:
+        path = f"{PATH}?types=run.succeeded&limit=1000&after={cursor}"
+        async with Wire(served.app, path, accept="application/json") as wire:
+            await wire.end()
+        page, looks = json.loads(wire.text), looks + 1
+        cursor = page["cursor"]
+        if page["ended"]:
+            break
+        assert page["items"] == []
+    assert [one["id"] for one in page["items"]] == [f"1.{last}"]
+    assert looks > 2
 
 
 @serving()

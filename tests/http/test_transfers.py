@@ -270,7 +270,8 @@ def test_who_asks_for_an_export_and_takes_nothing_is_cut(origin: str) -> None:
             bearer = {"authorization": f"Bearer {TOKEN}"}
             path = "/v1/runs/report-7/export"
             for _ in range(2):
-                async with Sleepy(app, path, **bearer) as sleepy:
+                sleepy = Sleepy(app, path, **bearer)
+                async with sleepy:
                     await sleepy.end()
                 assert (sleepy.status, sleepy.aborted, sleepy.text) == (200, True, "")
             async with Wire(app, path, **bearer) as wire:

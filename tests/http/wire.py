@@ -18,6 +18,7 @@ class Wire:
         status: of the answer.
         headers: of the answer.
         text: what came so far.
+        largest: bytes of the largest part.
     """
 
     def __init__(self, app: Any, path: str, accept: str = "text/event-stream", **more: str) -> None:
@@ -48,6 +49,7 @@ class Wire:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.text = ""
+        self.largest = 0
 
     async def receive(self) -> dict[str, Any]:
         """Give the server the request, and later that the reader left."""
@@ -63,6 +65,7 @@ class Wire:
             self.status = message["status"]
             self.headers = {name.decode(): value.decode() for name, value in message["headers"]}
         else:
+            self.largest = max(self.largest, len(message.get("body", b"")))
             self.text += message.get("body", b"").decode()
         self._came.set()
 
