@@ -165,6 +165,8 @@ async def test_streams_end_when_the_service_does(served: Served) -> None:
     async with Wire(served.app, PATH) as one, Wire(served.app, PATH, accept=NDJSON) as two:
         await one.until("stream.caught_up")
         await two.until("stream.caught_up")
+        for _ in range(100):
+            await asyncio.sleep(0)  # They wait for more, and nothing but a nudge ends that.
         served.site.close_streams()
         await asyncio.gather(one.end(), two.end())
     assert one.frames()[-1]["event"] == "stream.closing"
