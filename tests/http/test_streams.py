@@ -158,13 +158,14 @@ async def test_a_token_that_is_revoked_ends_open_streams(
     assert (last["event"], last["data"]["code"]) == ("stream.error", "unauthorized")
 
 
-@serving()
+@serving(heartbeat=3_600.0)
 async def test_streams_end_when_the_service_does(served: Served) -> None:
     """2.10. Each reader is asked to come again, not all at the same moment."""
     await served.rt.runs.start("tests.http.functions.open_ended", run_id="r")
     async with Wire(served.app, PATH) as one, Wire(served.app, PATH, accept=NDJSON) as two:
         await one.until("stream.caught_up")
         await two.until("stream.caught_up")
+        await asyncio.gather(one.until("run.waiting"), two.until("run.waiting"))
         for _ in range(100):
             await asyncio.sleep(0)  # They wait for more, and nothing but a nudge ends that.
         served.site.close_streams()
