@@ -125,7 +125,8 @@ class Arrivals:
         raw, box, at_hand = self._raw, self._box, self._at_hand
         new: list[tuple[bytes | None, bytes, Any]] = []
         for slot, value in zip(known.slots, unpacked(kept), strict=True):
-            kind, put = type(value), box
+            kind: Any = type(value)
+            put = box
             if kind is str:
                 box.value = _create_string(raw, value.encode())
             elif kind is int:
