@@ -13,7 +13,7 @@ from the fact that holds them.
 Invariants: until it is released it holds on to the engine; no fact goes meanwhile.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from clips._clips import ffi, lib
@@ -30,7 +30,6 @@ _assert_built: Final = lib.FBAssert
 _create_string: Final = lib.CreateString
 _create_integer: Final = lib.CreateInteger
 _create_float: Final = lib.CreateFloat
-_type_of: Final[Callable[[Any], object]] = type
 _ORDERED: Final = ("",)
 """Slots of an ordered fact: one, without a name."""
 _DISTINCT: Final = 5_000
@@ -126,7 +125,7 @@ class Arrivals:
         raw, box, at_hand = self._raw, self._box, self._at_hand
         new: list[tuple[bytes | None, bytes, Any]] = []
         for slot, value in zip(known.slots, unpacked(kept), strict=True):
-            kind, put = _type_of(value), box
+            kind, put = type(value), box  # pyright: ignore[reportUnknownVariableType]
             if kind is str:
                 box.value = _create_string(raw, value.encode())
             elif kind is int:
