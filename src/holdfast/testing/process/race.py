@@ -7,9 +7,9 @@ Many processes after the same thing at once: of k racers exactly one gets it.
 
 Each racer is a process with the store open. A round names one thing that can be had once: a
 lease, the first version of a record, the first event of a stream, work that a dead runtime left
-behind, a question to be answered, a run to be resumed or executed. All racers hear of it at the
-same moment and try; each says whether it got it. Several rounds are called out together and tried
-in another order by each racer, so that winners vary.
+behind, a question to be answered, a run to be resumed or executed. Some racers, two or more, at
+times all, hear of it at the same moment and try; each says whether it got it. Several rounds are
+called out together and tried in another order by each racer, so that winners vary.
 Afterwards each thing had exactly one winner, the store names that one, and `verify` finds nothing.
 """
 
@@ -256,7 +256,7 @@ def race(
 
     Args:
         url: a store that several processes can open.
-        racers: how many processes.
+        racers: how many processes; a half of them, a quarter and so on race as often as all.
         rounds: how many things there are to be had, of each kind in turn.
         seed: decides in which order racers are called, and each tries.
         kinds: keys of `CLAIMS` or `RUN_CLAIMS`: what is raced for.
@@ -271,14 +271,23 @@ def race(
     won: dict[str, list[str]] = {thing: [] for thing in things}
     with _started(url, [f"r{n}" for n in range(racers)], seed) as everybody:
         for start in range(0, rounds, _CALLED_TOGETHER):
-            rng.shuffle(everybody)
-            for racer in everybody:
+            # All at first, and now and then; what two do to each other is as likely to be wrong.
+            called = rng.sample(everybody, rng.choice(_sizes(racers)) if start else racers)
+            for racer in called:
                 racer.call(things[start : start + _CALLED_TOGETHER])
-            for racer in everybody:
+            for racer in called:
                 for thing in racer.hear():
                     won[thing].append(racer.name)
     asyncio.run(_judge(url, won, outcome))
     return outcome
+
+
+def _sizes(racers: int) -> list[int]:
+    """Return how many may race: all of them, a half and so on, down to two."""
+    sizes = [racers]
+    while sizes[-1] >= 4:
+        sizes.append(sizes[-1] // 2)
+    return sizes
 
 
 def _leave_behind(url: str, things: list[str]) -> None:
