@@ -99,10 +99,12 @@ def test_a_store_that_stopped_is_no_life_and_ends_the_service(tmp_path: Path) ->
     """Section 3, F8. READY once; after a failed sync no WATCHDOG, and whoever serves is told."""
     address, stops = str(tmp_path / "notify"), list[str]()
     supervisor = Supervisor(address)
+    place = tmp_path / "place"  # A socket is nothing that a disk keeps.
+    place.mkdir()
 
     async def run(disk: Disk) -> None:
         opening = holdfast.open(
-            f"sqlite:///{tmp_path / 'store.db'}", world=World(vfs=disk.vfs, files=disk.files)
+            f"sqlite:///{place / 'store.db'}", world=World(vfs=disk.vfs, files=disk.files)
         )
         async with opening as rt:
             watched = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
@@ -124,7 +126,7 @@ def test_a_store_that_stopped_is_no_life_and_ends_the_service(tmp_path: Path) ->
             await reporter.leave()
 
     try:
-        with Disk(tmp_path) as disk:
+        with Disk(place) as disk:
             asyncio.run(run(disk))
     finally:
         supervisor.close()
