@@ -211,7 +211,8 @@ def test_streams_go_on_until_it_drains(tmp_path: Path) -> None:
                         served.tell()
                         served.line_with("phase=streams remaining=")
                         assert "event: stream.closing" in list(lines)
-        assert served.end() == Exit.DONE
+        # The second signal waits for nothing, not even for a task behind the last event of its run.
+        assert served.end() in {Exit.DONE, Exit.HANDED_OVER}
 
 
 def refused(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
