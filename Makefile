@@ -74,7 +74,7 @@ check-imports: $(STAMP)
 	@echo "== imports: import-linter"
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-lab: $(STAMP) ## the crash lab, 13 to 19 minutes on 2 cores (LAB_ARGS="...")
+lab: $(STAMP) ## the crash lab, 10 to 15 minutes on 2 cores (LAB_ARGS="...")
 	@echo "== lab: what a crash may leave, and what the store makes of it"
 	@$(BIN)/python -m tests.lab --workers $(LAB_JOBS) $(LAB_ARGS)
 
