@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from clips import Strategy
 
 import holdfast
 from holdfast.adapters.clips import ClipsEngine, Hands
 from holdfast.adapters.clips.arrivals import Arrivals
-from holdfast.adapters.clips.capture import Head
+from holdfast.adapters.clips.capture import Head, agenda_of
 from holdfast.core import codec
 from holdfast.core.refusal import EngineLostError, NotRestoredError
 from holdfast.runtime.engines.snapshot import Cadence
@@ -147,3 +148,27 @@ def test_a_fact_that_takes_another_along_is_noted_with_it() -> None:
     assert fresh.end().facts == before, "the digest is that of what is there"
     for each in (memory, fresh):
         each.close()
+
+
+def test_what_is_pending_comes_back_in_the_same_order_by_chance() -> None:
+    """N2, N8. Whatever was drawn before: a strategy set later sorts what is pending alike."""
+    engine = ClipsEngine("(deftemplate holder (slot v)) (defrule r (holder (v ?v)) =>)")
+    memory = engine.fresh()
+    memory.begin(1, NOW, 0.0)
+    for number in range(12):
+        memory.hands.assert_fact("holder", v=number)
+        memory.hands.retract(memory.hands.assert_fact("holder", v=-number - 1))
+    memory.end()
+    parts = [part for part in memory.capture() if part]
+    orders: list[list[tuple[str, str]]] = []
+    for drawn in (7, 8):
+        back = engine.fresh()
+        back.listener.seed(drawn)
+        for _ in back.restore(parts):
+            pass
+        back.begin(2, NOW, 0.0)
+        back.hands.set_strategy(Strategy.RANDOM)
+        orders.append(list(agenda_of(back)))
+        back.close()
+    assert len(orders[0]) == 12
+    assert orders[0] == orders[1]

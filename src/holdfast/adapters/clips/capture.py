@@ -39,6 +39,7 @@ _BURN: Final = (
 
 _Facts = list[tuple[int, str, msgspec.Raw]]
 _Run = list[tuple[int, str, bytes]]
+_SEED_MAX: Final = 2**31 - 1
 _NAMES_A_FACT: Final = msgspec.msgpack.encode(["f", 0])[:-1]
 """How the address of a fact begins; what does not hold this names no fact."""
 
@@ -253,13 +254,19 @@ def _take(memory: "ClipsMemory", arrivals: Arrivals, facts: _Facts) -> Iterator[
     following = memory.facts.next
     for index, template, kept in facts:
         if index != following:
-            if run:
-                arrivals.bring(run)
+            _bring(memory, arrivals, run)
             run = []
             yield from _burn(memory, index)
         run.append((index, template, bytes(kept)))
         following = index + 1
+    _bring(memory, arrivals, run)
+
+
+def _bring(memory: "ClipsMemory", arrivals: Arrivals, run: _Run) -> None:
     if run:
+        # CLIPS draws a number for whatever becomes pending, and goes by it once the strategy is
+        # random; all engines of a process draw from one generator.
+        memory.listener.seed(run[0][0] & _SEED_MAX)
         arrivals.bring(run)
 
 
