@@ -19,7 +19,7 @@ from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.runs.ending import ORPHANS_KIND
 from holdfast.runtime.runs.queue import first_queued
-from holdfast.runtime.runs.schedule import KIND as SCHEDULE_KIND
+from holdfast.runtime.runs.schedule import stored_schedules
 from holdfast.runtime.runs.view import CODE_KIND, KIND, NO_QUEUE, TIMER_KIND, Views
 from holdfast.runtime.work.info import LISTED_MAX, entries
 from holdfast.store.port import Reads
@@ -58,7 +58,7 @@ class Look(NamedTuple):
         orphaned: ids of children of runs that were cancelled.
     """
 
-    schedules: list[RecordRow]
+    schedules: Sequence[RecordRow]
     queued: list[RecordRow]
     views: dict[str, tuple[RunView, int]]
     interrupted: list[str]
@@ -80,7 +80,7 @@ def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
     room = max(0, min(PAGE, asked.room))
     queued = first_queued(reader, room, views.wall()) if room else []
     return Look(
-        schedules=_all(reader, SCHEDULE_KIND, LISTED_MAX),
+        schedules=stored_schedules(reader),
         queued=queued,
         views=_views(reader, queued),
         interrupted=_interrupted(reader, min(PAGE, asked.room - len(queued))),

@@ -27,6 +27,7 @@ from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Views
+from holdfast.store.port import Reads
 
 KIND: Final = "holdfast.schedule"
 LISTED_MAX: Final = 10_000
@@ -118,10 +119,7 @@ class Schedules:
 
     async def list(self) -> list[Schedule]:
         """Return all schedules by name."""
-        rows = await self._views.store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        )
-        return [read_schedule(row) for row in rows]
+        return [read_schedule(row) for row in await self._views.store.read(stored_schedules)]
 
     async def remove(self, name: str) -> None:
         """Start nothing more; what was started goes on."""
@@ -174,6 +172,11 @@ def next_time(cron: str, zone: str, wall: float) -> float:
         raise InvalidValueError(what="zone", reason=f"{zone!r} is not known") from error
     except StopIteration as error:
         raise InvalidValueError(what="cron", reason="names no time that ever comes") from error
+
+
+def stored_schedules(reader: Reads) -> Sequence[RecordRow]:
+    """Return all schedules as they are stored, by name, due or not."""
+    return reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
 
 
 def read_schedule(row: RecordRow) -> Schedule:
