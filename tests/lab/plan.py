@@ -109,4 +109,5 @@ class Plan:
         first = seed == self._run.wish.seed
         for number, job in enumerate(LAYERS[name].jobs(wish)):
             layer.jobs += first
-            yield Task(name, job, " ".join([*words, f"--job {number}"]))
+            again = " ".join([*words, f"--job {number}"])
+            yield Task(name, job, again, spread=LAYERS[name].spread or wish.nightly)

@@ -359,6 +359,7 @@ def by_oracle(plant: str) -> list[str]:
         deadline=None,
         database=None,
         phases=[Phase.generate],
+        derandomize=True,
         suppress_health_check=list(HealthCheck),
     )
     with planted(plant):

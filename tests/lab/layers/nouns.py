@@ -13,7 +13,7 @@ from tests.lab.layers.outcome import Job, Outcome, Wish
 from tests.lab.nouns import work
 from tests.lab.promises import invariant
 
-_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 30, 8
+_KILLS_PER_JOB, _KILLS_ON_POSTGRES = 30, 5
 _IMAGES_PER_JOB, _ERRORS_PER_JOB = 40, 15
 # The number of cases is the limit, not the time; a process that hangs is given up after 30 s.
 _SECONDS = 1_200.0
@@ -33,11 +33,9 @@ def nouns(wish: Wish) -> Iterator[Job]:
     for number in range(wish.seeds):
         seed = wish.seed + number
         yield partial(on_postgres, seed, min(_KILLS_ON_POSTGRES, wish.kills))
-        for part in range(2):
-            yield partial(suffer, seed + part, kills=min(_KILLS_PER_JOB, wish.kills))
-        for part in range(2):
-            yield partial(suffer, seed + part, images=min(_IMAGES_PER_JOB, wish.images))
-            yield partial(suffer, seed + part, errors=_ERRORS_PER_JOB)
+        yield partial(suffer, seed, kills=min(_KILLS_PER_JOB, wish.kills))
+        yield partial(suffer, seed, images=min(_IMAGES_PER_JOB, wish.images))
+        yield partial(suffer, seed, errors=_ERRORS_PER_JOB)
 
 
 def suffer(seed: int, kills: int = 0, images: int = 0, errors: int = 0) -> Outcome:

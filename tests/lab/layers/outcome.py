@@ -94,8 +94,10 @@ class Layer:
         seconds: what one job takes, roughly; the longest are begun first.
         share: parts of a night that it gets if its figures are not reached before; 0 if it is
             done when its jobs are, because other seeds would show nothing new.
+        spread: what it is about is processes that run at once, on every core; by night all are.
     """
 
     jobs: Callable[[Wish], Iterator[Job]]
     seconds: float
     share: int = 0
+    spread: bool = False

@@ -15,7 +15,7 @@ What an image is worth does not depend on the cut, only what was promised before
 equal images are opened once. Ids and the clock are given, so an opening and a close leave files
 that depend on the image alone. Images of which they leave the same are one store from there on:
 the same main file, byte for byte, and a mark that says the same. The rest is asked once of them,
-and of every eighth image all the same.
+and of every sixteenth image all the same.
 """
 
 import shlex
@@ -70,7 +70,7 @@ __all__ = [
 
 NAME = "a.db"
 BREADTH = Breadth(prefixes=2, sectors=2, mixtures=3, garbage=2)
-_AGAIN = 8
+_AGAIN = 16
 _NOT_READ = ("-holdfast/gate", "-holdfast/life", "-holdfast/ballast")
 NESTED_BREADTH = Breadth(prefixes=2, sectors=1, mixtures=2, garbage=1)
 _NESTED_CUTS = 6

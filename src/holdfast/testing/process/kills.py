@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _OPTIONS: Final = Options(checkpoint_pages=12, readers=1)
-_THOROUGH_EVERY: Final = 4
+_THOROUGH_EVERY: Final = 8
 RECOVERY: Final = (
     "boot.locked",
     "boot.guarded",

@@ -73,10 +73,10 @@ SETTLE_MAX: Final = 90.0
 SHOWN_WITHIN: Final = 10.0
 # A seed is short: half of its time goes into openings, and what many short ones find in a second
 # is what fewer long ones do.
-ALONE_SHARE: Final = 0.25
-CROWD_SHARE: Final = 0.07
+ALONE_SHARE: Final = 0.35
+CROWD_SHARE: Final = 0.05
 MORE_WORK_SHARE: Final = 0.1
-ROUND_SECONDS: Final = 1.8
+ROUND_SECONDS: Final = 0.9
 POINTS: Final = (
     "commit.begun",
     "commit.decided",
