@@ -60,7 +60,7 @@ def engines(wish: Wish) -> Iterator[Job]:
 
 
 def suffer(seed: int, images: int, errors: int) -> Outcome:
-    """Cut the power under a program of engines, and let calls to its disk fail."""
+    """F2-F5, F7, F8. Cut the power under a program of engines, and let calls to its disk fail."""
     # What it says of its progress is said by whoever leads.
     with redirect_stdout(io.StringIO()):
         report = crashlab(
@@ -70,7 +70,7 @@ def suffer(seed: int, images: int, errors: int) -> Outcome:
 
 
 def decay(seed: int, damages: int) -> Outcome:
-    """Damage a snapshot, or an event behind it, of one memory; the others go on."""
+    """F10. Damage a snapshot, or an event behind it, of one memory; the others go on."""
     rng = Random(f"decay of engines/{seed}")
     program = ("tests.lab.piles:work_on_damaged", "tests.lab.piles:invariant")
     hurt = Hurt("engines", program, seed, SOMETIMES_DAMAGED)
@@ -81,7 +81,7 @@ def decay(seed: int, damages: int) -> Outcome:
 
 
 def strike(seed: int, programs: int, kills: int) -> Outcome:
-    """Kill programs of cases, each some times in a row, and then anew."""
+    """N2, N7, F1. Kill programs of cases, each some times in a row, and then anew."""
     found = Outcome()
     program = ("tests.lab.engines:work", "tests.lab.engines:invariant")
     with warm() as forks:
