@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ import holdfast
 from holdfast.adapters.clips import ClipsEngine, Hands
 from holdfast.adapters.clips.arrivals import Arrivals
 from holdfast.adapters.clips.capture import Head, agenda_of
+from holdfast.adapters.clips.memory import ClipsMemory
 from holdfast.core import codec
-from holdfast.core.refusal import EngineLostError, NotRestoredError
+from holdfast.core.refusal import EngineLostError, EvaluationError, NotRestoredError
 from holdfast.runtime.engines.snapshot import Cadence
 from tests.adapters.policy import NOW
 
@@ -172,3 +174,60 @@ def test_what_is_pending_comes_back_in_the_same_order_by_chance() -> None:
         back.close()
     assert len(orders[0]) == 12
     assert orders[0] == orders[1]
+
+
+MODULES = """
+(defmodule MAIN (export ?ALL))
+(deftemplate MAIN::t (slot v))
+(defrule MAIN::r (t (v ?v)) => (assert (note ?v)))
+(defmodule OTHER (import MAIN ?ALL))
+"""
+
+
+def again(engine: ClipsEngine, memory: ClipsMemory) -> ClipsMemory:
+    """Return another memory with the state of one."""
+    back = engine.fresh()
+    for _ in back.restore([part for part in memory.capture() if part]):
+        pass
+    return back
+
+
+def asserted(memory: ClipsMemory, module: str, relation: str) -> str:
+    """Assert a fact from a module; return the name of its relation, or why it is refused."""
+    memory.begin(9, NOW, 0.0)
+    try:
+        memory.hands.focus(module)
+        return memory.hands.assert_fact(relation, 2).template
+    except EvaluationError as error:
+        return str(error)
+    finally:
+        with suppress(EvaluationError):
+            memory.end()
+
+
+def test_a_relation_stays_in_its_module_when_no_fact_of_it_is_left() -> None:
+    """N2, N5. Who asserts from another module means the same one, also after a restore."""
+    engine = ClipsEngine(MODULES)
+    memory = engine.fresh()
+    memory.begin(1, NOW, 0.0)
+    memory.hands.retract(memory.hands.assert_fact("seen", 1))
+    memory.end()
+    back = again(engine, memory)
+    assert [asserted(one, "OTHER", "seen") for one in (memory, back)] == ["seen", "seen"]
+    assert [asserted(one, "MAIN", "seen") for one in (memory, back)] == ["seen", "seen"]
+
+
+def test_a_relation_of_one_module_is_refused_in_one_that_it_could_not_tell_it_from() -> None:
+    """N2. With the engine's reason, and by the restored memory as well."""
+    engine = ClipsEngine(MODULES)
+    memory = engine.fresh()
+    assert asserted(memory, "OTHER", "seen") == "OTHER::seen"
+    refused = [asserted(one, "MAIN", "seen") for one in (again(engine, memory), memory)]
+    assert refused[0] == refused[1]
+    assert "import/export conflict" in refused[0]
+
+
+def test_a_relation_of_rules_can_be_asserted_from_each_module_that_sees_it() -> None:
+    """In any order: what asserts it stands where the relation is."""
+    memory = ClipsEngine(MODULES).fresh()
+    assert [asserted(memory, module, "note") for module in ("OTHER", "MAIN")] == ["note", "note"]

@@ -57,7 +57,7 @@ class Builder:
         self._box: Any = ffi.new("CLIPSValue *")
         self._building = ""
         self._built: dict[str, Template] = {}
-        self._relations: set[str] = set()
+        self._relations: dict[str, tuple[Any, bytes]] = {}
 
     def close(self) -> None:
         """Refer to the engine no more."""
@@ -132,32 +132,56 @@ class Builder:
     def ordered(self, relation: str, values: list[Any]) -> int:
         """Assert an ordered fact, and return its index; what changed has to be noted."""
         builder = environment_builder(self._raw, "function")
-        name = self._asserting(relation)
+        module, name = self._relations.get(relation) or self._asserting(relation)
         lib.FCBReset(builder)
         for value in values:
             lib.FCBAppend(builder, self.value(value))
         box = ffi.new("CLIPSValue *")
-        code = lib.FCBCall(builder, name.encode(), box)
+        # From another module it would not be found, not even by its full name.
+        current = lib.SetCurrentModule(self._raw, module) if self._modules else None
+        code = lib.FCBCall(builder, name, box)
+        if current is not None:
+            lib.SetCurrentModule(self._raw, current)
         if code != lib.FCBE_NO_ERROR or self._voices.failure:
             self._refuse(f"({relation} ...)")
         return int(read(box, relation))
 
-    def _asserting(self, relation: str) -> str:
-        """Return the function that asserts facts of a relation; CLIPS has no builder for them."""
-        module, mark, bare = relation.rpartition("::")
-        name = f"{module}{mark}holdfast-assert-{bare}"
-        if name not in self._relations:
-            current = lib.GetCurrentModule(self._raw)
-            text = _ASSERTING.format(name=name, relation=bare)
-            code = lib.Build(self._raw, text.encode())
-            lib.SetCurrentModule(self._raw, current)
-            if code != lib.BE_NO_ERROR:
-                self._voices.forgive()
-                raise InvalidValueError(
-                    what=f"relation {relation!r}", reason="is a template; give its slots by name"
-                )
-            self._relations.add(name)
-        return name
+    def relate(self, relation: str) -> None:
+        """Let there be a relation of ordered facts, `module::name`, if there is none yet."""
+        if lib.FindDeftemplate(self._raw, relation.encode()) == ffi.NULL:
+            self._asserting(relation)
+
+    def _asserting(self, relation: str) -> tuple[Any, bytes]:
+        """
+        Return the function that asserts facts of a relation, and its module.
+
+        CLIPS has no builder for them. It stands beside the relation, in the module that has it; a
+        relation that nobody has begins in the current one.
+        """
+        module, _, bare = relation.rpartition("::")
+        found = lib.FindDeftemplate(self._raw, relation.encode())
+        if found == ffi.NULL:
+            name = module.encode() or ffi.string(lib.DefmoduleName(lib.GetCurrentModule(self._raw)))
+        elif lib.ImpliedDeftemplate(found):
+            name = ffi.string(lib.DeftemplateModule(found))
+        else:
+            raise InvalidValueError(
+                what=f"relation {relation!r}", reason="is a template; give its slots by name"
+            )
+        place = lib.FindDefmodule(self._raw, name)
+        function = f"holdfast-assert-{bare}"
+        if lib.FindDeffunction(self._raw, name + b"::" + function.encode()) == ffi.NULL:
+            self._define(place, function, bare)
+        if not self._modules:
+            self._relations[relation] = place, function.encode()
+        return place, function.encode()
+
+    def _define(self, module: Any, function: str, relation: str) -> None:
+        current = lib.SetCurrentModule(self._raw, module)
+        code = lib.Build(self._raw, _ASSERTING.format(name=function, relation=relation).encode())
+        lib.SetCurrentModule(self._raw, current)
+        if code != lib.BE_NO_ERROR:
+            self._refuse(f"({relation} ...)")
 
 
 def slot_error(template: str, slot: str, code: int) -> InvalidValueError:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 STEP: Final = 100
 """Facts of a part; of facts and activations, how many are looked at between two pauses."""
+_OWN: Final = "holdfast-"
 _BURN: Final = (
     "(deffunction holdfast-burn (?n) "
     "(loop-for-count (?i 1 ?n) do (retract (assert (holdfast-gap)))))"
@@ -57,6 +58,8 @@ class Head(msgspec.Struct, frozen=True):
     globals: list[tuple[str, Any]]
     deadlines: list[tuple[int, Deadline]]
     agenda: list[tuple[str, list[str]]]
+    relations: list[str] = []
+    """Those of ordered facts, also without a fact: who sees one asserts into the module it is in."""
 
 
 def capture(memory: "ClipsMemory") -> Iterator[bytes]:
@@ -87,7 +90,19 @@ def _head(memory: "ClipsMemory", agenda: list[tuple[str, list[str]]]) -> Head:
         globals_of(memory),
         sorted(memory.deadlines.items()),
         agenda,
+        sorted(_relations(memory)),
     )
+
+
+def _relations(memory: "ClipsMemory") -> Iterator[str]:
+    """Give the relations of ordered facts by their modules, but for what a restore needs itself."""
+    for module in in_each(memory):
+        each = lib.GetNextDeftemplate(memory.raw, ffi.NULL)
+        while each != ffi.NULL:
+            name = ffi.string(lib.DeftemplateName(each)).decode()
+            if lib.ImpliedDeftemplate(each) and not name.startswith(_OWN):
+                yield f"{_name(module)}::{name}"
+            each = lib.GetNextDeftemplate(memory.raw, each)
 
 
 def _check(memory: "ClipsMemory") -> Iterator[bytes]:
@@ -245,6 +260,8 @@ def _begin(memory: "ClipsMemory", head: Head) -> None:
     lib.SetStrategy(memory.raw, head.strategy)
     lib.SetSalienceEvaluation(memory.raw, head.salience)
     lib.SetFactDuplication(memory.raw, True)
+    for relation in head.relations:
+        memory.builder.relate(relation)
     for name, value in head.globals:
         lib.DefglobalSetValue(memory.global_of(name), memory.builder.value(value))
 
