@@ -59,7 +59,7 @@ class Head(msgspec.Struct, frozen=True):
     deadlines: list[tuple[int, Deadline]]
     agenda: list[tuple[str, list[str]]]
     relations: list[str] = []
-    """Those of ordered facts, also without a fact: who sees one asserts into the module it is in."""
+    """Of ordered facts, also without one: who sees a relation asserts into the module it is in."""
 
 
 def capture(memory: "ClipsMemory") -> Iterator[bytes]:
