@@ -231,3 +231,13 @@ def test_a_relation_of_rules_can_be_asserted_from_each_module_that_sees_it() -> 
     """In any order: what asserts it stands where the relation is."""
     memory = ClipsEngine(MODULES).fresh()
     assert [asserted(memory, module, "note") for module in ("OTHER", "MAIN")] == ["note", "note"]
+
+
+def test_a_relation_of_a_module_that_is_not_there_is_named() -> None:
+    """N11. A state that speaks of one is refused, and the engine is not asked for it."""
+    engine = ClipsEngine(MODULES)
+    head, *facts = [part for part in engine.fresh().capture() if part]
+    other = msgspec.structs.replace(codec.decode_as(head, Head, "head"), relations=["GONE::seen"])
+    with pytest.raises(NotRestoredError, match="no module GONE"):
+        for _ in engine.fresh().restore([msgspec.msgpack.encode(other), *facts]):
+            pass

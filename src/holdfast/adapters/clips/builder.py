@@ -169,6 +169,10 @@ class Builder:
                 what=f"relation {relation!r}", reason="is a template; give its slots by name"
             )
         place = lib.FindDefmodule(self._raw, name)
+        if place == ffi.NULL:
+            raise InvalidValueError(
+                what=f"relation {relation!r}", reason=f"there is no module {module}"
+            )
         function = f"holdfast-assert-{bare}"
         if lib.FindDeffunction(self._raw, name + b"::" + function.encode()) == ffi.NULL:
             self._define(place, function, bare)
