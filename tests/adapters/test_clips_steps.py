@@ -210,9 +210,11 @@ def test_a_relation_stays_in_its_module_when_no_fact_of_it_is_left() -> None:
     engine = ClipsEngine(MODULES)
     memory = engine.fresh()
     memory.begin(1, NOW, 0.0)
-    memory.hands.retract(memory.hands.assert_fact("seen", 1))
+    for relation in ("seen", "holdfast-seen"):
+        memory.hands.retract(memory.hands.assert_fact(relation, 1))
     memory.end()
     back = again(engine, memory)
+    assert asserted(back, "OTHER", "holdfast-seen") == "holdfast-seen"
     assert [asserted(one, "OTHER", "seen") for one in (memory, back)] == ["seen", "seen"]
     assert [asserted(one, "MAIN", "seen") for one in (memory, back)] == ["seen", "seen"]
 

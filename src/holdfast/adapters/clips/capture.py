@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 
 STEP: Final = 100
 """Facts of a part; of facts and activations, how many are looked at between two pauses."""
-_OWN: Final = "holdfast-"
+_GAP: Final = "holdfast-gap"
 _BURN: Final = (
-    "(deffunction holdfast-burn (?n) "
-    "(loop-for-count (?i 1 ?n) do (retract (assert (holdfast-gap)))))"
+    f"(deffunction holdfast-burn (?n) (loop-for-count (?i 1 ?n) do (retract (assert ({_GAP})))))"
 )
 
 
@@ -95,12 +94,12 @@ def _head(memory: "ClipsMemory", agenda: list[tuple[str, list[str]]]) -> Head:
 
 
 def _relations(memory: "ClipsMemory") -> Iterator[str]:
-    """Give the relations of ordered facts by their modules, but for what a restore needs itself."""
+    """Give the relations of ordered facts by their modules, but for that of a restore."""
     for module in in_each(memory):
         each = lib.GetNextDeftemplate(memory.raw, ffi.NULL)
         while each != ffi.NULL:
             name = ffi.string(lib.DeftemplateName(each)).decode()
-            if lib.ImpliedDeftemplate(each) and not name.startswith(_OWN):
+            if lib.ImpliedDeftemplate(each) and name != _GAP:
                 yield f"{_name(module)}::{name}"
             each = lib.GetNextDeftemplate(memory.raw, each)
 
