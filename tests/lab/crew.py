@@ -7,7 +7,7 @@ counts as broken, and the others go on. When the caller stops asking, the worker
 
 A worker keeps to one core, with all that it starts, unless a job wants to be spread. Threads that
 hand work to each other wake each other on another core otherwise, which costs a virtual machine a
-trip through its host each time: a quarter of the time of whatever has threads.
+trip through its host each time: up to a quarter of what has threads, less if all cores are busy.
 """
 
 import gc
