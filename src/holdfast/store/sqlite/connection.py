@@ -61,7 +61,7 @@ class SqliteConnection:
         )
         name = target if target == ":memory:" else f"file:{quote(target)}?psow=0{more}"
         self._statements = statements("sqlite")
-        self._version = -1
+        self.looked_at = -1
         self.target = target
         with self.mapped():
             self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
@@ -136,11 +136,6 @@ class SqliteConnection:
             return self.raw.pragma(name) if value is None else self.raw.pragma(name, value)
         except apsw.Error as error:
             raise as_store_error(self.target, error) from error
-
-    def has_moved(self) -> bool:
-        """Return whether another connection has committed since this was asked last."""
-        before, self._version = self._version, self.pragma("data_version")
-        return bool(before != self._version)
 
     def schema(self) -> list[rows.Row]:
         """Return what SQLite keeps of every table, index and trigger, by name."""

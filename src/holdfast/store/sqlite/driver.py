@@ -98,7 +98,7 @@ class SqliteDriver:
         self._main_lock = threading.RLock()
         self._interrupt = threading.Event()
         self._known = Known()
-        self._watched_position = 0
+        self._watched = (0, 0)
         self._own = OwnEvents()
         self._log_pages = 0
         self._home_due = options.checkpoint_pages
@@ -148,7 +148,7 @@ class SqliteDriver:
                 raise
             raise self._guard.as_store_error(error) from error
         if self._guard is not None:
-            self._watched_position = self._known.position
+            self._watched = (self._known.number, self._known.position)
             self._inode = self._guard.identity()
             self._guard.open_gate()
         self._world.failpoints.reach("boot.entered")
@@ -445,18 +445,22 @@ class SqliteDriver:
     def _look(self) -> Changes | None:
         if self._guard is None or self._main is None:
             return None
+        # Only what is committed counts, nothing that the committing thread knows or is about to
+        # know; and what was looked at is noted last, so that a look that fails is made again.
         with self._readers.lend_at_once() as connection:
-            if not connection.has_moved():
+            version = connection.pragma("data_version")
+            if version == connection.looked_at:
                 return None
-            number, position = max(map(tuple, connection.fetch("last_outcome")), default=(0, 0))
-            foreign, self._known.foreign = self._known.foreign, False
+            before, after = self._watched
+            news = connection.fetch("find_news", after=before, own=self._known.epoch)
+            number, position, foreign = news[0] if news else (0, 0, 0)
             # There is one writer at a time, so up to there every position is taken or free.
-            after, self._watched_position = self._watched_position, position
             own = self._own.take(position)
-            if not foreign and number <= self._known.number:
-                return None  # Everything was told, or is ours.
-            names = Reader(connection.fetch).changed_streams(after, position, own)
-            return Changes(tuple(names), foreign=True)
+            names = (
+                Reader(connection.fetch).changed_streams(after, position, own) if foreign else ()
+            )
+            self._watched, connection.looked_at = (number, position), version
+            return Changes(tuple(names), foreign=True) if foreign else None
 
     def _on_log(self, connection: apsw.Connection, schema: str, pages: int) -> int:
         """Note how long the log is, shorter if it began anew; called by SQLite after a commit."""

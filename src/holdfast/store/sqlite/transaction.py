@@ -40,7 +40,6 @@ class Known:
         self.epoch = 0
         self.number = 0
         self.position = 0
-        self.foreign = False
         self.mark_failures = 0
         self.vault: Vault | None = None
         self._value_bytes = 0
@@ -109,11 +108,8 @@ class SqliteTransaction:
     def _look_again(self) -> None:
         """Somebody else has written: forget, and make sure it is still our store."""
         known = self._known
-        before = known.number
         known.forget()
         known.read_last(self._main)
-        # Also before our first commit: who follows has to be woken for what came in between.
-        known.foreign = known.foreign or known.number != before
         if not self._main.fetch("find_incarnation", id=known.incarnation):
             raise IncarnationFencedError(
                 store=self._main.target, reason="it does not know this incarnation"
