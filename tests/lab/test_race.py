@@ -44,3 +44,10 @@ def test_of_racing_processes_one_answers_resumes_and_executes_each_run(
     sys.stdout.write(f"\nHOLDFAST_SEED={SEED}: winners {found.winners}\n")
     assert found.sound, found.failures[:5]
     assert len(found.winners) > 1, "one got everything: that was no race"
+
+
+def test_a_racer_that_says_nothing_ends_the_race(tmp_path: Path) -> None:
+    """C5. Nobody waits for ever for one that hangs, and none of them is left behind."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    with pytest.raises(RuntimeError, match=r"racer r\d has said nothing for 0.0 s"):
+        race(url, racers=2, rounds=20, seed=SEED, patience=0.0)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from holdfast.core.event import Event
-from holdfast.core.unit import Append, Unit
+from holdfast.core.unit import Append, CloseStream, Unit
 from holdfast.core.world import World
 from holdfast.runtime.runtime import make_driver
 from holdfast.store.options import Options
@@ -50,6 +50,25 @@ def test_what_we_committed_ourselves_is_no_news(kept_url: str) -> None:
         assert sorted(two.wait_foreign(0.0).streams) == ["shared", "theirs"]
         assert two.wait_foreign(0.0).streams == ()
         assert sorted(one.wait_foreign(0.0).streams) == ["ours", "shared"]
+    finally:
+        two.close()
+        one.close()
+
+
+def test_what_has_no_event_is_news_also_behind_a_commit_of_ours(kept_url: str) -> None:
+    """A4, C1. A closed stream; who follows it ends. On PostgreSQL also if no hint came of it."""
+    one, two = (make_driver(kept_url, Options(), World()) for _ in range(2))
+    one.open()
+    try:
+        two.open()
+        _append(one, "theirs")
+        two.wait_foreign(0.0)
+        one.commit([Unit((CloseStream("theirs"),), (), World().ids.unit(one.last_number()))])
+        _append(two, "ours")
+        told = two.wait_foreign(0.0)
+        assert told.foreign
+        assert told.streams == ()
+        assert not two.wait_foreign(0.0).foreign
     finally:
         two.close()
         one.close()

@@ -83,7 +83,7 @@ class PostgresDriver:
         self._epoch = 0
         self._entry: dict[str, Any] = {}
         self._number = 0
-        self._watched = 0
+        self._watched = (0, 0)
         self._own = OwnEvents()
         self._pid = os.getpid()
         self._open = False
@@ -108,7 +108,7 @@ class PostgresDriver:
         for number, _ in main.fetch("last_outcome"):
             self._number = number
         with self.reading() as reader:
-            self._watched = reader.horizon()
+            self._watched = (self._number, reader.horizon())
         self._world.failpoints.reach("boot.entered")
         return Opened(
             store_id,
@@ -251,15 +251,14 @@ class PostgresDriver:
 
     def wait_foreign(self, timeout: float) -> Changes:
         """Wait for a hint of another process, and look at the end of the wait in any case."""
-        left = timeout
-        while left > 0 and not self._interrupt.is_set():
-            if self._hint(min(SLICE, left)):
-                break
+        left, hinted = timeout, False
+        while left > 0 and not hinted and not self._interrupt.is_set():
+            hinted = self._hint(min(SLICE, left))
             left -= SLICE
         if self._interrupt.is_set():
             self._interrupt.clear()
             return Changes()
-        return self._changes()
+        return self._changes(hinted=hinted)
 
     def interrupt_wait(self) -> None:
         """Make `wait_foreign` return soon."""
@@ -282,18 +281,27 @@ class PostgresDriver:
             if listener is None or listener.broken:
                 listener = self._listener = self._connect(read_only=True)
                 listener.script(f"LISTEN holdfast_{listener.schema}")
+                return True  # What was hinted while nobody listened is looked for.
         own = str(self._epoch)
         with listener.mapped():
             found = listener.raw.notifies(timeout=timeout, stop_after=1)
             return any(notification.payload != own for notification in found)
 
-    def _changes(self) -> Changes:
+    def _changes(self, *, hinted: bool) -> Changes:
+        """
+        Look what others have committed.
+
+        Numbers do not become visible in their order: what has no event, and appears behind one
+        that was seen, is told by its hint alone. Events are found by the horizon in any case.
+        """
+        before, after = self._watched
         with self.reading() as reader:
             horizon = reader.horizon()
-            names = reader.changed_streams(self._watched, horizon, self._own.take(horizon))
-            last = max((row[0] for row in reader.fetch("last_outcome")), default=0)
-        self._watched = max(self._watched, horizon)
-        return Changes(tuple(names), foreign=last > self._number)
+            names = reader.changed_streams(after, horizon, self._own.take(horizon))
+            news = reader.fetch("find_news", after=before, own=self._epoch)
+        number, _, foreign = news[0] if news else (before, 0, False)
+        self._watched = max(before, number), max(after, horizon)
+        return Changes(tuple(names), foreign=hinted or bool(foreign))
 
     def _writing(self) -> PostgresConnection:
         self._check_open()

@@ -16,6 +16,7 @@ Afterwards each thing had exactly one winner, the store names that one, and `ver
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -250,6 +251,7 @@ def race(
     rounds: int = 1_000,
     seed: int = 0,
     kinds: Collection[str] = frozenset(CLAIMS),
+    patience: float = 180.0,
 ) -> Race:
     """
     Let processes race on an empty store.
@@ -260,9 +262,11 @@ def race(
         rounds: how many things there are to be had, of each kind in turn.
         seed: decides in which order racers are called, and each tries.
         kinds: keys of `CLAIMS` or `RUN_CLAIMS`: what is raced for.
+        patience: seconds within which a racer has to say what it got, more than it may wait for
+            the store.
 
     Raises:
-        RuntimeError: a racer failed; its error was written to stderr.
+        RuntimeError: a racer failed, its error was written to stderr; or it hangs.
     """
     outcome, rng = Race(seed, racers), Random(seed)
     chosen = sorted(kinds)
@@ -276,7 +280,7 @@ def race(
             for racer in called:
                 racer.call(things[start : start + _CALLED_TOGETHER])
             for racer in called:
-                for thing in racer.hear():
+                for thing in racer.hear(patience):
                     won[thing].append(racer.name)
     asyncio.run(_judge(url, won, outcome))
     return outcome
@@ -312,7 +316,8 @@ def _claim_of(thing: str) -> Claim:
 
 
 async def _judge(url: str, won: Mapping[str, list[str]], outcome: Race) -> None:
-    async with holdfast.open(url) as rt:
+    # An answer may have come when everybody was about to leave; then the run goes on here.
+    async with holdfast.open(url, functions=[_asking]) as rt:
         for thing, names in won.items():
             outcome.rounds += 1
             outcome.winners.update(names)
@@ -335,8 +340,10 @@ class _Racer:
         self._to.write(json.dumps(things) + "\n")
         self._to.flush()
 
-    def hear(self) -> list[str]:
-        """Return what this racer got."""
+    def hear(self, patience: float) -> list[str]:
+        """Return what this racer got; it says one line for each call."""
+        if not select.select([self._by], [], [], patience)[0]:
+            raise RuntimeError(f"racer {self.name} has said nothing for {patience} s")
         line = self._by.readline()
         if not line:
             raise RuntimeError(f"racer {self.name} ended")
@@ -357,12 +364,17 @@ def _started(url: str, names: Sequence[str], seed: int) -> Generator[list[_Racer
         [sys.executable, "-m", __name__, url, str(seed), json.dumps(theirs)],
         stdin=subprocess.DEVNULL,
         pass_fds=[end for ends in theirs.values() for end in ends],
+        start_new_session=True,
     )
     for end in (end for ends in theirs.values() for end in ends):
         os.close(end)
     racers = [_Racer(name, to, by) for name, (_, to, by, _) in pipes.items()]
     try:
         yield racers
+    except BaseException:
+        # One that hangs does not end because nobody calls it any more.
+        os.killpg(starter.pid, signal.SIGKILL)
+        raise
     finally:
         for racer in racers:
             racer.close()

@@ -16,6 +16,15 @@ FROM     outcome
 ORDER BY number DESC
 LIMIT    1;
 
+-- What is last, and whether another opening committed any of what came after a number.
+-- name: find_news
+SELECT   number,
+         position,
+         EXISTS (SELECT 1 FROM outcome WHERE number > :after AND epoch <> :own)
+FROM     outcome
+ORDER BY number DESC
+LIMIT    1;
+
 -- name: find_outcome
 SELECT number
 FROM   outcome
