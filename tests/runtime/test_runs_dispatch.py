@@ -185,3 +185,36 @@ def test_who_stops_taking_runs_waits_for_all_that_are_being_taken(
             await stopping
 
     asyncio.run(whole())
+
+
+def test_code_that_comes_while_its_run_is_just_set_aside_for_it_is_used(kept_url: str) -> None:
+    """A13. Whoever registers a function looks at once, and then it is not there yet that waits."""
+    world = World()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go_on.wait(60)
+
+    async def begin() -> None:
+        async with holdfast.open(kept_url, functions=[waits]) as rt:
+            run = await rt.runs.start(waits, run_id="r")
+            async for event in run.follow():
+                if event.type == "run.waiting":
+                    return
+
+    async def go_on_with_it() -> None:
+        async with holdfast.open(kept_url, world=world) as rt:
+            points = world.failpoints
+            points.arm("run.dispatched", lambda: points.arm("commit.taken", hold))
+            await rt.runs.signal("r", "go", 7)
+            await asyncio.to_thread(held.wait, 60)
+            rt.runs.register(waits)
+            for _ in range(20):
+                await rt.streams()
+            go_on.set()
+            async with asyncio.timeout(20):
+                assert await rt.runs.result("r") == 7
+
+    asyncio.run(begin())
+    asyncio.run(go_on_with_it())

@@ -58,6 +58,9 @@ log = logging.getLogger("holdfast")
 LOOK: Final = 0.5
 HEARD: Final = 0.02
 _VIEWS_APART: Final = 0.1  # Seconds between two looks at all views; nudges come much closer.
+# Seconds between two looks for runs that wait for code. One may be set aside, here or elsewhere,
+# just after its function was registered and looked for, and of that nobody is told.
+_CODE_APART: Final = 2.0
 IN_MEMORY: Final = 1_000
 GRACE: Final = 2.0
 _TERMS: Final = Terms(ENTRY_KIND, RESUME, attempts=2**31, fresh_for=float("inf"))
@@ -93,8 +96,7 @@ class Executor(Service):
         self._waiters: dict[str, list[asyncio.Future[RunView | None]]] = {}
         self._refused = False
         self._hearing = False
-        self._look_for_code = True
-        self._looked_at = float("-inf")
+        self._looked_at = self._looked_for_code = float("-inf")
         self.on_orphan: Callable[[str], Any] = lambda _: None
         views.on_queued = lambda _: self.nudge()
         views.on_arrival = self._poke
@@ -119,8 +121,7 @@ class Executor(Service):
 
     async def _look(self) -> Look:
         """Look in one read: each goes to a thread and back."""
-        asked = Asked(self._room(), self._seen_to(), self._look_for_code)
-        self._look_for_code = False
+        asked = Asked(self._room(), self._seen_to(), self._look_for_code())
 
         def read(reader: Reads) -> Look:
             self._presence.recall(reader)
@@ -129,7 +130,8 @@ class Executor(Service):
         try:
             return await self._store.read(read)
         except BaseException:
-            self._look_for_code |= asked.coded
+            if asked.coded:
+                self._looked_for_code = float("-inf")
             raise
 
     def _seen_to(self) -> list[str]:
@@ -139,6 +141,14 @@ class Executor(Service):
             return []
         self._looked_at = now
         return list(self.live)
+
+    def _look_for_code(self) -> bool:
+        """Return whether it is time to look for runs that wait for code."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_for_code < _CODE_APART:
+            return False
+        self._looked_for_code = now
+        return True
 
     def look(self) -> None:
         """Look at once, also at what others may have done to the runs here."""
@@ -406,7 +416,7 @@ class Executor(Service):
 
     def nudge_for_code(self) -> None:
         """Look for runs that waited for a function that is known now."""
-        self._look_for_code = True
+        self._looked_for_code = float("-inf")
         self.nudge()
 
     def tell_who_waits(self, run_id: str, last: RunView | None = None) -> None:
