@@ -26,6 +26,15 @@ async def waits(run: Run) -> Any:
     return await run.signal("go")
 
 
+async def leave_waiting(url: str) -> None:
+    """Let a run wait for its signal and nobody be there."""
+    async with holdfast.open(url, functions=[waits]) as rt:
+        run = await rt.runs.start(waits, run_id="r")
+        async for event in run.follow():
+            if event.type == "run.waiting":
+                return
+
+
 async def seven(run: Run) -> int:
     return await run.step("seven", lambda: 7)
 
@@ -196,13 +205,6 @@ def test_code_that_comes_while_its_run_is_just_set_aside_for_it_is_used(kept_url
         held.set()
         go_on.wait(60)
 
-    async def begin() -> None:
-        async with holdfast.open(kept_url, functions=[waits]) as rt:
-            run = await rt.runs.start(waits, run_id="r")
-            async for event in run.follow():
-                if event.type == "run.waiting":
-                    return
-
     async def go_on_with_it() -> None:
         async with holdfast.open(kept_url, world=world) as rt:
             points = world.failpoints
@@ -216,5 +218,28 @@ def test_code_that_comes_while_its_run_is_just_set_aside_for_it_is_used(kept_url
             async with asyncio.timeout(20):
                 assert await rt.runs.result("r") == 7
 
-    asyncio.run(begin())
+    asyncio.run(leave_waiting(kept_url))
     asyncio.run(go_on_with_it())
+
+
+def test_a_runtime_that_takes_no_runs_leaves_those_that_wait_for_its_code(kept_url: str) -> None:
+    """A13. Queued for others, who lack the code, they would be set aside again and again."""
+
+    async def drained() -> None:
+        async with holdfast.open(kept_url) as rt:
+            await rt.runs.signal("r", "go", 7)
+            async for event in rt.runs.history("r").follow():
+                if event.type == "run.waiting" and event.data["waits"] != ["signal:go"]:
+                    break
+            me = rt.opened.incarnation.hex()
+            await rt.workers.drain(me)
+            rt.runs.register(waits)
+            for _ in range(20):
+                await rt.streams()
+            assert (await rt.runs.get("r")).waits == [f"no_code:{waits.__module__}.waits"]
+            await rt.workers.resume(me)
+            async with asyncio.timeout(20):
+                assert await rt.runs.result("r") == 7
+
+    asyncio.run(leave_waiting(kept_url))
+    asyncio.run(drained())

@@ -113,9 +113,7 @@ class Executor(Service):
         await self._schedules.start_due(found.schedules)
         await self._fire(found.timers)
         await self._take(found)
-        for row in found.coded:
-            if self._views.functions.find(row.key[0]) is not None:
-                await self._views.change(row.key[1], self._coded)
+        await self._queue_coded(found.coded)
         await self._look_after(found.versions)
         await self._cancel_orphans(found.orphaned)
 
@@ -207,6 +205,13 @@ class Executor(Service):
         if len(found.queued) >= PAGE:
             self.nudge()
 
+    async def _queue_coded(self, rows: Sequence[RecordRow]) -> None:
+        """Queue runs whose code is here, while there is room: who lacks it would set them aside."""
+        known = [row for row in rows if self._views.functions.find(row.key[0]) is not None]
+        for row in known[: max(0, self._room())]:
+            run_id = row.key[1]
+            await self._alone("run_not_queued", run_id, self._views.change(run_id, self._coded))
+
     def _coded(self, view: RunView) -> Change | None:
         function = self._views.functions.find(view.function)
         if function is None or function.version != view.version or code_place("", view) is None:
@@ -219,7 +224,7 @@ class Executor(Service):
             taking = unbroken(self.dispatch(run_id, views.get(run_id)))
             await self._alone("run_not_taken", run_id, taking)
 
-    async def _alone(self, event: str, run_id: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _alone(self, event: str, run_id: str, work: Coroutine[Any, Any, object]) -> None:
         """Do something for one run; a fault in it holds up no other one."""
         try:
             await work
