@@ -26,7 +26,7 @@ NODE = $(shell command -v node >/dev/null 2>&1 || echo 'pyright[nodejs]')
 
 .DEFAULT_GOAL = help
 .PHONY: help demo test browser check check-format check-style check-mypy check-pyright check-imports
-.PHONY: lab lab-nightly bench examples format clean
+.PHONY: lab lab-nouns lab-nightly bench examples format clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,9 @@ test: $(STAMP) browser ## everything CI runs: check, all tests, the crash lab (T
 	$(MAKE) -k check || failed=" check"; \
 	echo "== tests: on SQLite and PostgreSQL, $(JOBS) at a time"; \
 	$(BIN)/pytest -q -n $(JOBS) $(TEST_ARGS) || failed="$$failed tests"; \
-	$(MAKE) lab LAB_ARGS="--seed $(LAB_SEED) $(LAB_ARGS)" || failed="$$failed lab"; \
+	for part in lab lab-nouns; do \
+		$(MAKE) $$part LAB_ARGS="--seed $(LAB_SEED) $(LAB_ARGS)" || failed="$$failed $$part"; \
+	done; \
 	took=$$(( $$(date +%s) - started )); \
 	if [ -n "$$failed" ]; then echo "make test: FAILED in$$failed ($$took s)"; exit 1; fi; \
 	echo "make test: format, style, types, imports, tests and lab are all right ($$took s)"
@@ -74,9 +76,13 @@ check-imports: $(STAMP)
 	@echo "== imports: import-linter"
 	@$(BIN)/lint-imports --no-logo --no-cache
 
-lab: $(STAMP) ## the crash lab, 10 to 15 minutes on 2 cores (LAB_ARGS="...")
+lab: $(STAMP) ## the crash lab of the store, 10 minutes on 2 cores (LAB_ARGS="...")
 	@echo "== lab: what a crash may leave, and what the store makes of it"
-	@$(BIN)/python -m tests.lab --workers $(LAB_JOBS) $(LAB_ARGS)
+	@$(BIN)/python -m tests.lab --part kernel --workers $(LAB_JOBS) $(LAB_ARGS)
+
+lab-nouns: $(STAMP) ## the crash lab of sessions, ledger, runs and engines, 2 minutes (LAB_ARGS="...")
+	@echo "== lab of nouns: what a crash may leave of work, and how it goes on"
+	@$(BIN)/python -m tests.lab --part nouns --workers $(LAB_JOBS) $(LAB_ARGS)
 
 lab-nightly: $(STAMP) ## the crash lab for an hour, on new seeds (LAB_ARGS="--minutes 60")
 	@echo "== lab, nightly: orders of three instances, then new seeds until the time is over"

@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -169,13 +169,13 @@ def is_full(wish: Wish) -> bool:
     return all(getattr(wish, name) >= getattr(FULL, name) for name in names)
 
 
-def contents(run: Run, layers: Mapping[str, object]) -> dict[str, Any]:
+def contents(run: Run, layers: Collection[str]) -> dict[str, Any]:
     """
     Return the report for programs.
 
     Args:
         run: what was done.
-        layers: all that there are; the headline is for a run of all of them.
+        layers: those of the kernel; the headline is for a run of all of them.
     """
     total, wanted = run.total, [asdict(one) for one in figures(run)]
     found = sum(plant.found for plant in total.planted.values())
@@ -191,7 +191,7 @@ def contents(run: Run, layers: Mapping[str, object]) -> dict[str, Any]:
         "states": total.counts["states"],
         "broken": broken,
         "ok": ok,
-        "full": is_full(run.wish) and set(run.layers) == set(layers),
+        "full": is_full(run.wish) and set(run.layers) >= set(layers),
         "nightly": run.wish.nightly,
         "command": run.command,
         "started": run.started.isoformat(timespec="seconds"),

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.lab.__main__ import main
+from tests.lab.__main__ import layers_of, main
 from tests.lab.layers import LAYERS, Hunted, Layer, Outcome, Wish
 from tests.lab.mistakes import SEEDS_TO_REACH
 from tests.lab.page import page_of
@@ -69,7 +69,7 @@ def stop(run: Run) -> None:
 
 def test_the_report_has_the_promised_keys_and_the_headline_of_a_proven_run() -> None:
     """X9. What `build/lab.json` is read for; the page says the same, in the same words."""
-    content = json.loads(json.dumps(contents(proven(), LAYERS)))
+    content = json.loads(json.dumps(contents(proven(), layers_of("kernel"))))
     assert set(content) >= KEYS
     assert content["ok"] and content["planted"] == {"found": 1, "total": 1}
     assert EARNED in content["headline"] and "50,000 images of 2,000" in content["headline"]
@@ -103,7 +103,7 @@ def test_what_was_not_earned_is_not_said(spoil: Callable[[Run], None]) -> None:
     """X9. Tolerance 0: one case, one figure that was missed, and the run has shown nothing."""
     run = proven()
     spoil(run)
-    content = contents(run, LAYERS)
+    content = contents(run, layers_of("kernel"))
     assert not content["ok"]
     for shown in (page_of(content), text_of(content)):
         assert EARNED not in shown and "Not shown: " in shown
@@ -118,7 +118,7 @@ def test_seeds_that_are_many_enough_have_to_reach_every_rare_state(
     run.wish = replace(run.wish, simulations=seeds)
     outcome = Outcome(Counter(seeds=seeds), reached=Counter({"renewed": seeds, "cancelled": 0}))
     run.layers = {"simulation": LayerRun(jobs=2, done=2, outcome=outcome)}
-    assert contents(run, LAYERS)["ok"] is not enough
+    assert contents(run, layers_of("kernel"))["ok"] is not enough
 
 
 @pytest.mark.parametrize("partly", ["one layer", "small figures"])
@@ -130,15 +130,23 @@ def test_a_part_is_judged_by_what_was_asked_for_and_has_no_headline(partly: str)
     else:
         run.wish = replace(run.wish, images=500)
         run.layers["power"].outcome = Outcome(Counter(images=500, cuts=20))
-    content = contents(run, LAYERS)
+    content = contents(run, layers_of("kernel"))
     assert content["ok"] and EARNED not in page_of(content)
+
+
+def test_the_kernel_alone_earns_its_headline() -> None:
+    """X9. It speaks of the store; what stands on it has a run of its own."""
+    for part, earned in (("kernel", True), ("nouns", False)):
+        run = proven()
+        run.layers = {name: run.layers[name] for name in layers_of(part)}
+        assert (EARNED in page_of(contents(run, layers_of("kernel")))) is earned
 
 
 def test_a_night_says_how_much_of_its_goals_was_reached() -> None:
     """X9. A night that is over before its goals are reached is no failure and pretends nothing."""
     run = proven()
     run.wish = replace(run.wish, nightly=True)
-    content = contents(run, LAYERS)
+    content = contents(run, layers_of("kernel"))
     shares = {goal["what"]: goal["share"] for goal in content["goals"]}
     assert content["ok"] and shares["images"] == 0.05 and len(shares) == len(GOALS)
     assert "goal    5.0% of 1,000,000 images" in text_of(content)

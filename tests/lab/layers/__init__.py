@@ -1,8 +1,9 @@
 """
 The layers of the lab as `python -m tests.lab` runs them: jobs for all cores, and what they found.
 
-A layer gives jobs; each is a function of its module with plain arguments, so that a worker
-process can run it, and returns an `Outcome`. What a machine does not allow is in its `notes`.
+Those of the kernel are about the store, those of the nouns about what stands on it. A layer gives
+jobs; each is a function of its module with plain arguments, so that a worker process can run it,
+and returns an `Outcome`. What a machine does not allow is in its `notes`.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from tests.lab.layers.disk import damages, errors, replay_damage, replay_error
 from tests.lab.layers.engines import engines
 from tests.lab.layers.nouns import nouns
 from tests.lab.layers.order import model, replay_seed, schedules, simulation
-from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Wish
+from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Part, Wish
 from tests.lab.layers.plants import planted
 from tests.lab.layers.power import calls, filesystems, power, replay_power
 from tests.lab.layers.process import kills, races, replay_kill, storms
@@ -23,6 +24,7 @@ __all__ = [
     "Job",
     "Layer",
     "Outcome",
+    "Part",
     "Wish",
     "replay_damage",
     "replay_error",
@@ -37,11 +39,11 @@ LAYERS: Mapping[str, Layer] = {
     "errors": Layer(errors, seconds=4, share=5),
     "damages": Layer(damages, seconds=3, share=5),
     "schedules": Layer(schedules, seconds=8),
-    "nouns": Layer(nouns, seconds=12, share=10),
-    "runs": Layer(runs, seconds=12, share=10),
-    "engines": Layer(engines, seconds=12, share=10),
+    "nouns": Layer(nouns, seconds=12, share=10, part="nouns"),
+    "runs": Layer(runs, seconds=12, share=10, part="nouns"),
+    "engines": Layer(engines, seconds=12, share=10, part="nouns"),
     "storms": Layer(storms, seconds=25, share=5, spread=True),
-    "races": Layer(races, seconds=80, spread=True),
+    "races": Layer(races, seconds=80, spread=True, part="nouns"),
     "calls": Layer(calls, seconds=6, share=5),
     "filesystems": Layer(filesystems, seconds=10, share=5),
     "model": Layer(model, seconds=5),

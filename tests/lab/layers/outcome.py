@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class Wish:
 
 
 Job = Callable[[], Outcome]
+Part = Literal["kernel", "nouns"]
+"""What the store itself promises; and what stands on it: sessions, ledger, runs, engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,11 @@ class Layer:
         share: parts of a night that it gets if its figures are not reached before; 0 if it is
             done when its jobs are, because other seeds would show nothing new.
         spread: what it is about is processes that run at once, on every core; by night all are.
+        part: of which part of the lab it is.
     """
 
     jobs: Callable[[Wish], Iterator[Job]]
     seconds: float
     share: int = 0
     spread: bool = False
+    part: Part = "kernel"

@@ -13,6 +13,7 @@ Invariant: what is handed to a function after a restart is equal to what was han
 import inspect
 import typing
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -97,15 +98,20 @@ class Function:
         self.name = check_word("function name", name)
         self.version = version
         self.result = result_form(fn)
-        hints = _hints(fn)
-        self._forms: list[Form] = []
-        self._rest: Form = PLAIN
-        for parameter in list(_parameters(fn))[1:]:
+
+    @cached_property
+    def _forms(self) -> tuple[list[Form], Form]:
+        """How its arguments are stored, and those behind the last one it names."""
+        hints = _hints(self.fn)
+        forms: list[Form] = []
+        rest: Form = PLAIN
+        for parameter in list(_parameters(self.fn))[1:]:
             form = form_of(hints.get(parameter.name, Any), parameter.name)
             if parameter.kind is parameter.VAR_POSITIONAL:
-                self._rest = form
+                rest = form
             elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                self._forms.append(form)
+                forms.append(form)
+        return forms, rest
 
     def encode_args(self, args: tuple[Any, ...]) -> list[msgspec.Raw]:
         """
@@ -126,7 +132,8 @@ class Function:
         return [self._form(place).decode(bytes(value)) for place, value in enumerate(args)]
 
     def _form(self, place: int) -> Form:
-        return self._forms[place] if place < len(self._forms) else self._rest
+        forms, rest = self._forms
+        return forms[place] if place < len(forms) else rest
 
 
 class Functions:
