@@ -13,7 +13,7 @@ from tests.lab.layers.engines import engines
 from tests.lab.layers.nouns import nouns
 from tests.lab.layers.order import model, replay_seed, schedules, simulation
 from tests.lab.layers.outcome import Hunted, Job, Layer, Outcome, Part, Wish
-from tests.lab.layers.plants import planted
+from tests.lab.layers.plants import planted, planted_nouns
 from tests.lab.layers.power import calls, filesystems, power, replay_power
 from tests.lab.layers.process import kills, races, replay_kill, storms
 from tests.lab.layers.runs import runs
@@ -48,5 +48,6 @@ LAYERS: Mapping[str, Layer] = {
     "filesystems": Layer(filesystems, seconds=10, share=5),
     "model": Layer(model, seconds=5),
     "simulation": Layer(simulation, seconds=5, share=30),
-    "planted": Layer(planted, seconds=4),
+    "planted": Layer(planted, seconds=2),
+    "planted-nouns": Layer(planted_nouns, seconds=5, part="nouns"),
 }

@@ -1,4 +1,4 @@
-"""The layer that tests the tests: planted bugs, each hunted by the layer that has to find it."""
+"""The layers that test the tests: planted bugs, each hunted by the layer that has to find it."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -8,14 +8,23 @@ from holdfast.testing.orders.model import search
 from holdfast.testing.orders.protocol import BROKEN, Bounds
 from holdfast.testing.orders.takeover import BROKEN_TAKEOVERS, search_takeover
 from holdfast.testing.simulation.simulation import campaign
+from tests.lab.hunted import by_engines
 from tests.lab.layers.outcome import Hunted, Job, Outcome, Wish
 from tests.lab.mistakes import MISTAKES, SEEDS_TO_FIND
-from tests.lab.planted import HUNTS
+from tests.lab.planted import HUNTS, by_nouns, by_runs
+
+_NOUNS = (by_nouns, by_runs, by_engines)
+
+
+def planted_nouns(_: Wish) -> Iterator[Job]:
+    """Give jobs that hunt bugs planted in sessions, ledger, runs and engines."""
+    for plant in sorted(name for name, hunter in HUNTS.items() if hunter in _NOUNS):
+        yield partial(hunt, plant)
 
 
 def planted(_: Wish) -> Iterator[Job]:
-    """Give jobs that hunt planted bugs."""
-    for plant in sorted(HUNTS):
+    """Give jobs that hunt bugs planted in the store and in how processes use it."""
+    for plant in sorted(name for name, hunter in HUNTS.items() if hunter not in _NOUNS):
         yield partial(hunt, plant)
     for mistake in sorted(MISTAKES):
         yield partial(hunt_mistake, mistake)
