@@ -8,12 +8,15 @@ import pytest
 
 import holdfast
 from holdfast import BUFFERED, Runtime, field, state
+from holdfast.core.errors import CodecError
 from holdfast.core.world import World
 from holdfast.runtime.service import Service
 from holdfast.runtime.sessions.flush import FlushReport, Watchdog
 from holdfast.runtime.sessions.session import Session
 from holdfast.testing.clock import ManualClock
 from tests.store.gate import LIMIT, Gate
+
+HALF_TOO_LARGE = 9 * 2**20
 
 
 @state(version=1)
@@ -25,7 +28,23 @@ class Meter:
     note: str = field(default="", tier=BUFFERED, group="notes")
 
 
-async def use(session: Session[Meter], **changes: Any) -> None:
+@state(version=1)
+class Pages:
+    """Buffered fields that go into one record."""
+
+    left: str = field(default="", tier=BUFFERED)
+    right: str = field(default="", tier=BUFFERED)
+
+
+@state(version=1, history=True)
+class ToldPages:
+    """The same, told in an event too."""
+
+    left: str = field(default="", tier=BUFFERED)
+    right: str = field(default="", tier=BUFFERED)
+
+
+async def use(session: Session[Any], **changes: Any) -> None:
     """Change fields in an edit of their own."""
     async with session.edit() as draft:
         for name, value in changes.items():
@@ -150,6 +169,30 @@ def test_one_session_that_is_being_written_holds_up_no_other(store_url: str) -> 
             await rt.flush()
             assert not any(session.dirty for session in sessions)
             assert sum([await used(rt, number) for number in range(5)]) == 6
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [Pages, ToldPages])
+def test_a_session_too_large_to_be_written_holds_up_no_other_and_not_itself(
+    store_url: str, kind: type[Any]
+) -> None:
+    """L4. Its error is its own: the others are written, and it is as soon as it is smaller."""
+
+    async def run() -> None:
+        async with holdfast.open(store_url, flush_interval=3_600) as rt:
+            before, large, behind = (rt.session(kind, key) for key in ("1", "2", "3"))
+            await use(before, left="a")
+            await use(large, left="x" * HALF_TOO_LARGE, right="x" * HALF_TOO_LARGE)
+            await use(behind, left="b")
+            async with asyncio.timeout(LIMIT):
+                with pytest.raises(CodecError):
+                    await rt.flush()
+                assert (before.dirty, large.dirty, behind.dirty) == (False, True, False)
+                await use(before, left="c")
+                await use(large, left="")
+                assert (await rt.flush()).sessions == 2
+            assert not before.dirty and not large.dirty
 
     asyncio.run(run())
 

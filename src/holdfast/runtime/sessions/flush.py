@@ -5,7 +5,8 @@ A service that does nothing else, so that no other duty can hold it up. What is 
 by the edit that changed it. Sessions are written in chunks: one unit for a whole chunk, so that
 ten thousand of them cost a few dozen answers. If a chunk is refused, because another runtime
 wrote one of its sessions, because one is damaged or too large, its sessions are written each by
-itself; one whose own write is under way waits for the end, and holds up nobody.
+itself; one whose own write is under way, or that cannot even be prepared, waits for the end, and
+holds up nobody.
 
 Invariants: unchanged sessions cause no write; a session is written in one unit with all its
 groups; a failed flush leaves its session dirty and shows in the report; `flush` returns when
@@ -159,10 +160,8 @@ class _Work:
                 self._alone.append(session)
                 continue
             await session.writing.acquire()
-            portion = session.begin_flush()
+            portion = self._prepared(session)
             if portion is None:
-                session.writing.release()
-                self._dirty.pop(session, None)
                 continue
             chunk.append((session, portion))
             size += _size(portion)
@@ -171,6 +170,21 @@ class _Work:
                 chunk, size = [], 0
         if chunk:
             await self._write(chunk)
+
+    def _prepared(self, session: Dirty) -> Portion | None:
+        """Return what there is to write of a session whose `writing` is ours; else let go of it."""
+        portion: Portion | None = None
+        try:
+            portion = session.begin_flush()
+            if portion is None:
+                self._dirty.pop(session, None)
+        except Exception:
+            # Written by itself it meets its error again, which is then nobody else's.
+            self._alone.append(session)
+        finally:
+            if portion is None:
+                session.writing.release()
+        return portion
 
     async def _write(self, chunk: list[tuple[Dirty, Portion]]) -> None:
         writes: list[Write] = []
