@@ -243,3 +243,33 @@ def test_a_runtime_that_takes_no_runs_leaves_those_that_wait_for_its_code(kept_u
 
     asyncio.run(leave_waiting(kept_url))
     asyncio.run(drained())
+
+
+def test_runs_of_another_version_do_not_hide_those_whose_code_is_here(kept_url: str) -> None:
+    """A12, A13. They wait for code too, and take nobody's place."""
+    versions = {"a": "1", "z": "1"}
+
+    async def leave(name: str) -> None:
+        async with holdfast.open(kept_url) as rt:
+            rt.runs.register(waits, name=name, version=versions[name])
+            run = await rt.runs.start(name, run_id=name)
+            async for event in run.follow():
+                if event.type == "run.waiting":
+                    return
+
+    async def go_on() -> None:
+        async with holdfast.open(kept_url) as rt:
+            rt._executor.capacity = 1
+            rt.runs.register(waits, name="a", version="2")
+            for run_id in versions:
+                await rt.runs.signal(run_id, "go", 7)
+                async for event in rt.runs.history(run_id).follow():
+                    if event.type == "run.waiting" and event.data["waits"] != ["signal:go"]:
+                        break
+            rt.runs.register(waits, name="z", version="1")
+            async with asyncio.timeout(20):
+                assert await rt.runs.result("z") == 7
+
+    for name in versions:
+        asyncio.run(leave(name))
+    asyncio.run(go_on())

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from holdfast.core.errors import DamagedError, HoldfastError, VersionConflictError
+from holdfast.core.errors import DamagedError, HoldfastError, StoreError, VersionConflictError
 from holdfast.core.journal import Diverged, Failed, Failure, Pausing, Queued, Succeeded, Waiting
 from holdfast.core.run import CRASHES_MAX, Said, Status
 from holdfast.runtime.runs.ending import Ending, ending_of
@@ -57,6 +57,8 @@ async def _outcome(views: Views, execution: Execution) -> Said | None:
     except HoldfastError as error:
         if isinstance(error, DamagedError):
             await views.damages.note(error)
+        elif isinstance(error, StoreError):
+            raise  # Not the run's fault: it goes on when the store does.
         reason = f"cannot be resumed: {error.code}"
         paused = await execution.release("run.paused", Pausing(execution.now(), reason))
         return None if paused else ("run.cancelled", Pausing(execution.now()))
@@ -134,6 +136,17 @@ async def _stopped(execution: Execution) -> Said | None:
     else:
         left = False
     return None if left else ("run.cancelled", Pausing(now))
+
+
+async def let_go(views: Views, execution: Execution) -> Ending | None:
+    """Let go of a run that was stranded, or end it if it is to be cancelled since."""
+    if await execution.let_go():
+        return None
+    execution.discarded = False
+    try:
+        return await _finish(views, execution, ("run.cancelled", Pausing(execution.now())))
+    finally:
+        execution.discarded = True
 
 
 async def _finish(views: Views, execution: Execution, ending: Said) -> Ending:

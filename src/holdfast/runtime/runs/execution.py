@@ -32,18 +32,11 @@ from holdfast.core.errors import (
 from holdfast.core.event import Event
 from holdfast.core.journal import Payload, Queued, Waiting
 from holdfast.core.run import RunView, Said, Status, fold, wait_ended_by
-from holdfast.core.unit import (
-    Append,
-    AtVersion,
-    CloseStream,
-    Committed,
-    Expectation,
-    Unit,
-    Write,
-)
+from holdfast.core.unit import Append, AtVersion, CloseStream, Committed, Expectation, Unit, Write
 from holdfast.runtime.runs.journal import Journal, StepKey, read_arrivals, stream_of
 from holdfast.runtime.runs.telling import tell_left, tell_lost, tell_taken
 from holdfast.runtime.runs.view import KIND, Views, events_of, freed_slot, projected
+from holdfast.runtime.runs.waits import Waits
 from holdfast.runtime.service import Errand, carry_on
 from holdfast.runtime.work.entry import Entry
 from holdfast.store.store import Store
@@ -96,7 +89,7 @@ class Execution:
         self._entry = entry
         self._fence: tuple[Expectation, ...] = (entry.fence,)
         self._version: int = version
-        self._waits: dict[str, asyncio.Future[None]] = {}
+        self._waits = Waits()
         self._submitted: dict[StepKey, Event] = {}
         self._told = False
         self.lock = asyncio.Lock()
@@ -288,10 +281,8 @@ class Execution:
         self.held = self.held or self.view.pausing
 
     async def _hand_out(self) -> None:
-        for type, said in await read_arrivals(self.store, self.run_id, self.journal):
-            future = self._waits.get(wait_ended_by(type, said))
-            if future is not None and not future.done():
-                future.set_result(None)
+        found = await read_arrivals(self.store, self.run_id, self.journal)
+        self._waits.wake({wait_ended_by(type, said) for type, said in found})
 
     def _hold_for_cancel(self) -> None:
         self.held = True
@@ -318,19 +309,24 @@ class Execution:
             events: what begins the wait, if that is not durable yet.
             writes: what else belongs to that.
         """
-        future = self._waits[wait] = asyncio.get_running_loop().create_future()
-        try:
+        with self._waits.begin(wait) as woken:
             await self._begin_wait(arrived, events, writes)
             if not arrived():
                 self.views.on_wait()
+                self.stop_if_idle()
             while not arrived():
-                await future
-                if not arrived():
-                    future = self._waits[wait] = asyncio.get_running_loop().create_future()
-        finally:
-            self._waits.pop(wait, None)
+                await woken.wait()
+                woken.clear()
         if self.held or self.discarded:
             await self.check()
+
+    def stop_if_idle(self) -> bool:
+        """Stop, once, what is to end and only waits, and so would not look for itself any more."""
+        is_to_end = self.view.status is Status.CANCELLING or self.view.pausing or self.draining
+        if is_to_end and self._waits and not (self.working or self.parked or self._told):
+            self._told = True
+            self.errand.cancel()
+        return self._told
 
     async def _begin_wait(
         self, arrived: Callable[[], bool], events: Sequence[Said], writes: tuple[Write, ...]
@@ -342,7 +338,7 @@ class Execution:
             def decide(_: RunView) -> Sequence[Said] | None:
                 if self.working or self.held or (arrived() and not events):
                     return None
-                return [*events, ("run.waiting", Waiting(list(self._waits), self.now()))]
+                return [*events, ("run.waiting", Waiting(self._waits.names(), self.now()))]
 
             await self._change(decide, writes, settle="waiting")
             if self.view.status is Status.WAITING:
@@ -358,16 +354,14 @@ class Execution:
         """Park a run whose steps ended while it was waiting for something."""
         if self.parked or self.working or not self._waits or self.lock.locked():
             return
-        if self.view.pausing and not self._told:
-            self._told = True
-            self.errand.cancel()
+        if self.stop_if_idle():
             return
         async with self.lock:
 
             def decide(_: RunView) -> Sequence[Said] | None:
-                if self.working or self.held or any(one.done() for one in self._waits.values()):
+                if self.working or self.held or self._waits.any_woken():
                     return None
-                return [("run.waiting", Waiting(list(self._waits), self.now()))]
+                return [("run.waiting", Waiting(self._waits.names(), self.now()))]
 
             if self._waits and not self.parked:
                 await self._change(decide, settle="waiting")
@@ -403,8 +397,9 @@ class Execution:
             self.working += 1
 
     def end_work(self) -> None:
-        """End it."""
+        """End it; whoever is last stops a run that is to end and only waits from here on."""
         self.working -= 1
+        self.stop_if_idle()
 
     async def check(self) -> None:
         """
@@ -489,12 +484,17 @@ class Execution:
             after = await self._change(decide, settle="released")
         return after.status is not Status.CANCELLING
 
-    async def let_go(self) -> None:
-        """Let go of a run that was stranded, now that the store may write again."""
+    async def let_go(self) -> bool:
+        """
+        Let go of a run that was stranded, now that the store may write again.
+
+        Returns:
+            Whether it did; not if it is to be cancelled since.
+        """
         self.discarded = False
         try:
             await self.look()  # A view that was damaged is made anew by that.
             code = "" if self.stranded is None else self.stranded.code
-            await self.release("run.queued", Queued(self.now(), code))
+            return await self.release("run.queued", Queued(self.now(), code))
         finally:
             self.discarded = True

@@ -32,7 +32,7 @@ from holdfast.core.ledger import RESUME, Terms
 from holdfast.core.run import RunView, Status, fold
 from holdfast.core.unit import Append, AtVersion, Committed, RecordRow, Unit
 from holdfast.runtime.presence import Presence
-from holdfast.runtime.runs.conduct import conduct
+from holdfast.runtime.runs.conduct import conduct, let_go
 from holdfast.runtime.runs.ending import Ending, open_children, orphans_note
 from holdfast.runtime.runs.execution import Execution
 from holdfast.runtime.runs.journal import PREFIX, stream_of
@@ -106,6 +106,8 @@ class Executor(Service):
 
     async def tick(self) -> None:
         """Look once for what is to be done."""
+        if self._store.poisoned is not None:
+            self.let_go_of_waiters()
         if self._refused or self._presence.fenced is not None:
             return
         await self._let_go()
@@ -174,9 +176,16 @@ class Executor(Service):
         """Let go of runs that could not record what they did."""
         for run_id, execution in list(self.live.items()):
             if execution.stranded is not None and execution.over.done():
-                await self._quietly(execution.let_go())
-                if execution.view.status is not Status.RUNNING:
+                await self._quietly(self._let_go_of(execution))
+                if execution.view.status not in (Status.RUNNING, Status.CANCELLING):
                     self.live.pop(run_id, None)
+
+    async def _let_go_of(self, execution: Execution) -> None:
+        """Let go of one, or end it if it is to be cancelled since."""
+        ended = await let_go(self._views, execution)
+        if ended is not None:
+            await self._after(execution, ended)
+            self.tell_who_waits(execution.run_id, execution.view)
 
     async def _fire(self, timers: list[RecordRow]) -> None:
         """End the waits whose time is over; be back when the next one is."""
@@ -207,8 +216,7 @@ class Executor(Service):
 
     async def _queue_coded(self, rows: Sequence[RecordRow]) -> None:
         """Queue runs whose code is here, while there is room: who lacks it would set them aside."""
-        known = [row for row in rows if self._views.functions.find(row.key[0]) is not None]
-        for row in known[: max(0, self._room())]:
+        for row in rows[: max(0, self._room())]:
             run_id = row.key[1]
             await self._alone("run_not_queued", run_id, self._views.change(run_id, self._coded))
 
@@ -296,8 +304,10 @@ class Executor(Service):
 
     async def _unpark(self, execution: Execution) -> None:
         """Take a parked run back, since it does something; its lock is held."""
-        view, version = await self._views.get(execution.run_id)
-        if view.status is Status.WAITING and view.attempt == execution.view.attempt:
+        while True:
+            view, version = await self._views.get(execution.run_id)
+            if view.status is not Status.WAITING or view.attempt != execution.view.attempt:
+                break
             queued = Queued(self._views.wall(), "goes on")
             unit = Unit(
                 (
@@ -306,7 +316,9 @@ class Executor(Service):
                 ),
                 (AtVersion(KIND, (execution.run_id,), version),),
             )
-            await self._views.commit(unit)
+            with suppress(VersionConflictError):  # Something arrived: it is looked at anew.
+                await self._views.commit(unit)
+                break
         await unbroken(self._go_on(execution))
 
     async def _begin(
@@ -364,6 +376,9 @@ class Executor(Service):
                 await self._after(execution, ended)
         except asyncio.CancelledError:
             log.debug("event=run_left run=%s", execution.run_id)
+        except StoreError as error:
+            execution.stranded = error  # What could not be read is as bad as what was not written.
+            log.warning("event=run_left code=%s", error.code)
         except HoldfastError as error:
             log.warning("event=run_left code=%s", error.code)
         finally:
@@ -408,7 +423,8 @@ class Executor(Service):
         Return what is done when a run that is executed here ends, with its last view, or when it
         parks or goes on elsewhere; None if none is, or if it will not be seen here.
         """
-        if self._presence.fenced is not None or not self.executes(run_id):
+        unseen = self._presence.fenced is not None or self._store.poisoned is not None
+        if unseen or not self.executes(run_id):
             return None
         future: asyncio.Future[RunView | None] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(run_id, []).append(future)

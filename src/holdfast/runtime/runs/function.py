@@ -221,7 +221,16 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
 def failure_of(error: BaseException, redaction: Redactor) -> Failure:
     """Return an error as it is kept; cut off behind the redaction, which needs the whole."""
     code = error.code if isinstance(error, HoldfastError) else ""
-    return Failure(type(error).__name__, redaction.text(str(error))[:10_000], code)
+    return Failure(type(error).__name__, redaction.text(_words(error))[:10_000], code)
+
+
+def _words(error: BaseException) -> str:
+    """Return what an error says as text that can be stored, whatever it is."""
+    try:
+        words = str(error)
+    except Exception:
+        return ""
+    return words.encode(errors="backslashreplace").decode()
 
 
 def placed(run_id: str, encoded: bytes) -> tuple[bytes, bytes, tuple[Write, ...]]:

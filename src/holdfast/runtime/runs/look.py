@@ -18,9 +18,10 @@ from holdfast.core.ledger import EntryState
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import RecordRow
 from holdfast.runtime.runs.ending import ORPHANS_KIND
+from holdfast.runtime.runs.function import Functions
 from holdfast.runtime.runs.queue import first_queued
 from holdfast.runtime.runs.schedule import stored_schedules
-from holdfast.runtime.runs.view import CODE_KIND, KIND, NO_QUEUE, TIMER_KIND, Views
+from holdfast.runtime.runs.view import CODE_KIND, KIND, NO_QUEUE, TIMER_KIND, Views, is_for
 from holdfast.runtime.work.info import LISTED_MAX, entries
 from holdfast.store.port import Reads
 
@@ -53,7 +54,7 @@ class Look(NamedTuple):
         views: how those of them are that are in no queue, with the versions of their records.
         interrupted: ids of runs whose runtime died.
         timers: those that come first, of every time domain.
-        coded: runs that wait for a function.
+        coded: runs that wait for a function that is here.
         versions: of the runs in memory.
         orphaned: ids of children of runs that were cancelled.
     """
@@ -85,7 +86,7 @@ def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
         views=_views(reader, queued),
         interrupted=_interrupted(reader, min(PAGE, asked.room - len(queued))),
         timers=_timers(reader, views.clock.store_time().domain),
-        coded=_all(reader, CODE_KIND, LISTED_MAX) if asked.coded else [],
+        coded=_coded(reader, views.functions) if asked.coded else [],
         versions=_versions(reader, asked.seen_to),
         orphaned=[note.key[0] for note in _all(reader, ORPHANS_KIND, PAGE)],
     )
@@ -93,6 +94,14 @@ def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
 
 def _all(reader: Reads, kind: str, limit: int) -> list[RecordRow]:
     return list(reader.records(kind, b"", prefix_end(b""), limit, None))
+
+
+def _coded(reader: Reads, functions: Functions) -> list[RecordRow]:
+    """Return runs that wait for a function which is known here in their version."""
+    rows = _all(reader, CODE_KIND, LISTED_MAX)
+    return [
+        row for row in rows if (known := functions.find(row.key[0])) and is_for(row, known.version)
+    ]
 
 
 def _views(reader: Reads, queued: Sequence[RecordRow]) -> dict[str, tuple[RunView, int]]:

@@ -379,7 +379,8 @@ def projected(run_id: str, before: RunView | None, after: RunView) -> tuple[Writ
         if old is not None and old != new:
             writes.append(DeleteRecord(kind, old))
         if new is not None and old != new:
-            writes.append(PutRecord(kind, new, codec.encode(after.function)))
+            said = after.function if kind == QUEUED_KIND else [after.function, after.version]
+            writes.append(PutRecord(kind, new, codec.encode(said)))
     return tuple(writes)
 
 
@@ -401,6 +402,12 @@ def code_place(run_id: str, view: RunView) -> Key | None:
     if view.status is Status.WAITING and view.reason in (NO_CODE, VERSION_MISMATCH):
         return (view.function, run_id)
     return None
+
+
+def is_for(row: RecordRow, version: str) -> bool:
+    """Return whether a run that waits for code may wait for this version of its function."""
+    said = codec.decode(row.value or b"")
+    return not isinstance(said, list) or said[1] == version  # Before, it was the name alone.
 
 
 def text_of(raws: list[msgspec.Raw]) -> str:
