@@ -155,7 +155,7 @@ async def _finish(views: Views, execution: Execution, ending: Said) -> Ending:
         if execution.view.status is Status.CANCELLING and ending[0] != "run.cancelled":
             ending = ("run.cancelled", Pausing(execution.now()))
         share = await ending_of(
-            views, execution.run_id, execution.view, ending, asked=execution.has_asked
+            views, execution.run_id, execution.view, ending, asked=execution.journal.has_asked
         )
         writes = share.writes
         if ending[0] == "run.succeeded":

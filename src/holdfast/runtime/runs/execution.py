@@ -100,12 +100,6 @@ class Execution:
         """Version of the view as it is known here."""
         return self._version
 
-    @property
-    def has_asked(self) -> bool:
-        """Whether it ever asked somebody a question; it may have if its journal was not read."""
-        journal = self.journal
-        return journal.started is None or journal.questions > 0
-
     def now(self) -> float:
         """Return the wall time, for people."""
         return self.views.wall()

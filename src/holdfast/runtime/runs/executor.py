@@ -465,6 +465,7 @@ class Executor(Service):
         self._refused = True
         for execution in self.live.values():
             execution.draining = execution.held = True
+            execution.stop_if_idle()
 
     def running(self) -> Sequence[str]:
         """Return the runs that are executed and not parked."""

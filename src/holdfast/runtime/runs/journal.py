@@ -142,6 +142,11 @@ class Journal:
         if isinstance(said, _PROGRESS):
             self.in_vain = 0
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether the run ever asked a question; it may have if this was not read."""
+        return self.started is None or self.questions > 0
+
     def arrived(self, type: str, said: Payload) -> None:
         """Take in what others put in while the run went on."""
         match said:
