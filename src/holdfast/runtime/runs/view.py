@@ -406,8 +406,9 @@ def code_place(run_id: str, view: RunView) -> Key | None:
 
 def is_for(row: RecordRow, version: str) -> bool:
     """Return whether a run that waits for code may wait for this version of its function."""
-    said = codec.decode(row.value or b"")
-    return not isinstance(said, list) or said[1] == version  # Before, it was the name alone.
+    said: object = codec.decode(row.value or b"")
+    # Earlier, only the function was written; then the run's view tells.
+    return not isinstance(said, list) or version in said[1:]
 
 
 def text_of(raws: list[msgspec.Raw]) -> str:
