@@ -6,9 +6,11 @@ and moves the schedule on, in one unit that expects the schedule as it was read:
 started once, by one runtime. Times that were missed while nothing ran are made up for by one
 run, or skipped.
 
-Invariant: the id of a run says of which time it is; no time is started twice.
+Invariants: the id of a run says of which time it is; no time is started twice; one schedule that
+cannot be started here holds up no other one.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -18,7 +20,7 @@ import msgspec
 from cronsim import CronSim, CronSimError
 
 from holdfast.core import codec
-from holdfast.core.errors import ConflictError, InvalidValueError
+from holdfast.core.errors import ConflictError, HoldfastError, InvalidValueError
 from holdfast.core.journal import Started
 from holdfast.core.key import prefix_end
 from holdfast.core.refusal import ScheduleNotFoundError
@@ -29,6 +31,7 @@ from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Views
 from holdfast.store.port import Reads
 
+log = logging.getLogger("holdfast")
 KIND: Final = "holdfast.schedule"
 LISTED_MAX: Final = 10_000
 
@@ -126,12 +129,18 @@ class Schedules:
         await self._views.store.commit(Unit((DeleteRecord(KIND, (name,)),)))
 
     async def start_due(self, rows: Sequence[RecordRow]) -> None:
-        """Start what is due of the schedules that were read."""
+        """Start what is due of the schedules that were read; who cannot start one leaves it."""
         now = self._views.wall()
         for row in rows:
-            schedule = read_schedule(row)
-            if schedule.due <= now:
-                await self._start(row, schedule, now)
+            try:
+                await self._start_if_due(row, now)
+            except HoldfastError as error:
+                log.warning("event=schedule_not_started name=%s code=%s", row.key[0], error.code)
+
+    async def _start_if_due(self, row: RecordRow, now: float) -> None:
+        schedule = read_schedule(row)
+        if schedule.due <= now:
+            await self._start(row, schedule, now)
 
     async def _start(self, row: RecordRow, schedule: Schedule, now: float) -> None:
         moved = schedule.after(now)
