@@ -49,6 +49,11 @@ class Damages:
         self._noted |= {(record.key[0], record.key[1]) for record in known}
         self.count = len(self._noted)
 
+    async def note_once(self, damage: DamagedError) -> None:
+        """Remember a damage that is met at every look, the first time."""
+        if (damage.what, damage.name) not in self._noted:
+            await self.note(damage)
+
     async def note(self, damage: DamagedError) -> None:
         """Remember a damage; a store that cannot be written only logs it."""
         log.error(

@@ -1,14 +1,20 @@
-"""All records of a kind, page by page: for who goes through many and holds few."""
+"""
+All records of a kind, page by page: for who goes through many and holds few; and lists for who
+must not be held up by one damaged record among them.
+"""
 
-from collections.abc import AsyncIterator, Iterator
+import logging
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from typing import Final
 
-from holdfast.core.errors import DamagedError
-from holdfast.core.key import encode_key, prefix_end
+from holdfast.core.errors import DamagedError, DecodeError
+from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.unit import RecordRow
-from holdfast.store.port import ListedRecord, Reads
+from holdfast.store.port import ListedRecord, Lists, Reads
 from holdfast.store.store import Store
 
+log = logging.getLogger("holdfast")
 PAGE: Final = 2_000
 Page = tuple[int, int, bytes]
 """How many records there are on it, how many of them are damaged, and the last place."""
@@ -101,3 +107,59 @@ def below(reader: Reads, kind: str, prefix: bytes = b"") -> Iterator[RecordRow]:
     while page := reader.records(kind, first, until, PAGE, None):
         yield from page
         first = encode_key(page[-1].key) + b"\0"
+
+
+def first_parts(lists: Lists, kind: str, limit: int) -> Iterator[str]:
+    """Yield what the keys of a kind begin with, each once; one read for each."""
+    first = b""
+    for _ in range(limit):
+        page = lists.records(kind, first, prefix_end(b""), 1, None)
+        if not page:
+            return
+        part = page[0].key[0]
+        yield part
+        first = prefix_end(encode_key((part,)))
+
+
+class TolerantReader:
+    """
+    Lists records of which the damaged ones are left out, and kept for whoever notes them.
+
+    Attributes:
+        reader: what is read.
+        damaged: what was left out.
+    """
+
+    def __init__(self, reader: Reads) -> None:
+        """Take what is read."""
+        self.reader = reader
+        self.damaged: list[DamagedError] = []
+
+    def records(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[RecordRow]:
+        """Return intact records by encoded key; in place of damaged ones, those behind them."""
+        found: list[RecordRow] = []
+        while (wanted := limit - len(found)) > 0:
+            page = self.reader.listed(kind, first, until, wanted, tag)
+            found += [one.row for one in page if one.intact]
+            self.damaged += [_damage(one.row) for one in page if not one.intact]
+            if len(page) < wanted or (behind := page[-1].place + b"\0") <= first:
+                break  # That was all; or the index leads back, which is for `verify` to name.
+            first = behind
+        return found
+
+    @contextmanager
+    def apart(self, kind: str, key: Key) -> Generator[None, None, None]:
+        """Go on behind a fault in one record: it is damaged, or written by something else."""
+        try:
+            yield
+        except DamagedError as damage:
+            self.damaged.append(damage)
+        except DecodeError as error:
+            log.warning("event=record_not_read kind=%s key=%s code=%s", kind, key, error.code)
+
+
+def _damage(row: RecordRow) -> DamagedError:
+    reason = "it does not match its digest or its seal"
+    return DamagedError(what=f"record {row.kind}", name=repr(row.key), reason=reason)

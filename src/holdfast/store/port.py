@@ -205,7 +205,17 @@ class Changes(msgspec.Struct, frozen=True):
     foreign: bool = False
 
 
-class Reads(Protocol):
+class Lists(Protocol):
+    """What lists records."""
+
+    def records(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[RecordRow]:
+        """Return records that have a value, by encoded key."""
+        ...
+
+
+class Reads(Lists, Protocol):
     """What can be read; every answer is checked against its digest."""
 
     def head(self, stream: str) -> Head | None:
@@ -236,19 +246,15 @@ class Reads(Protocol):
         """Return the record of each key, none for none; one without value was deleted."""
         ...
 
-    def records(
-        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
-    ) -> list[RecordRow]:
-        """Return records that have a value, by encoded key."""
-        ...
-
     def tally(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
     ) -> tuple[int, int, bytes]:
         """Return how many records there are, how many of them are damaged, and the last place."""
         ...
 
-    def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
+    def listed(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None = None
+    ) -> list[ListedRecord]:
         """Return records that have a value, by encoded key; damaged ones are marked."""
         ...
 

@@ -196,9 +196,11 @@ class Reader:
         """Return records from their columns."""
         return self.opened(lambda: [rows.read_record(row, self.cipher) for row in found])
 
-    def listed(self, kind: str, first: bytes, until: bytes, limit: int) -> list[ListedRecord]:
+    def listed(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None = None
+    ) -> list[ListedRecord]:
         """Return records that have a value, by encoded key; damaged ones are marked."""
-        found = self._listing(kind, first, until, limit, None)
+        found = self._listing(kind, first, until, limit, tag)
         return self.opened(lambda: [rows.list_record(row, self.cipher) for row in found])
 
     def tally(

@@ -112,6 +112,8 @@ class Executor(Service):
             return
         await self._let_go()
         found = await self._look()
+        for damage in found.damaged:
+            await self._views.damages.note_once(damage)
         await self._schedules.start_due(found.schedules)
         await self._fire(found.timers)
         await self._take(found)
@@ -187,11 +189,10 @@ class Executor(Service):
             await self._after(execution, ended)
             self.tell_who_waits(execution.run_id, execution.view)
 
-    async def _fire(self, timers: list[RecordRow]) -> None:
+    async def _fire(self, timers: list[tuple[RecordRow, Timer]]) -> None:
         """End the waits whose time is over; be back when the next one is."""
         now, wall = self._views.clock.store_time(), self._views.clock.wall()
-        read = [(row, Timer.read(row)) for row in timers]
-        timed = [(remaining(timer.deadline, now, wall), row, timer) for row, timer in read]
+        timed = [(remaining(timer.deadline, now, wall), row, timer) for row, timer in timers]
         # One that is due and cannot be ended is tried again at the next look, not at once.
         self.interval = min([LOOK, *(max(left, 0.001) for left, _, _ in timed if left > 0)])
         due = [partial(self._fire_one, row, timer) for left, row, timer in timed if left <= 0]

@@ -4,8 +4,8 @@ A look at the store: all that the executor may have to do, found in one read.
 An executor looks twice a second for as long as its process lives, mostly in vain; so everything
 is read at once, by one thread, and what is not there costs one query each.
 
-Invariant: what a look found is a hint. Who acts on it expects what it was, and is refused if it
-is not so any more.
+Invariants: what a look found is a hint. Who acts on it expects what it was, and is refused if it
+is not so any more. What is damaged is left out and said; it keeps nothing else from being found.
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,26 @@ from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.ledger import EntryState
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import RecordRow
+from holdfast.runtime.listing import TolerantReader, first_parts
 from holdfast.runtime.runs.ending import ORPHANS_KIND
 from holdfast.runtime.runs.function import Functions
 from holdfast.runtime.runs.queue import first_queued
 from holdfast.runtime.runs.schedule import stored_schedules
-from holdfast.runtime.runs.view import CODE_KIND, KIND, NO_QUEUE, TIMER_KIND, Views, is_for
+from holdfast.runtime.runs.view import (
+    CODE_KIND,
+    KIND,
+    NO_QUEUE,
+    TIMER_KIND,
+    Timer,
+    Views,
+    is_for,
+)
 from holdfast.runtime.work.info import LISTED_MAX, entries
 from holdfast.store.port import Reads
 
 ENTRY_KIND: Final = "run"
 PAGE: Final = 200
+_DOMAINS_MAX: Final = 100  # One for each boot of each machine, until its timers are set anew.
 
 
 class Asked(NamedTuple):
@@ -56,17 +66,19 @@ class Look(NamedTuple):
         timers: those that come first, of every time domain.
         coded: runs that wait for a function that is here.
         versions: of the runs in memory.
-        orphaned: ids of children of runs that were cancelled.
+        orphaned: ids of cancelled runs whose children are to be cancelled.
+        damaged: what was left out.
     """
 
     schedules: Sequence[RecordRow]
     queued: list[RecordRow]
     views: dict[str, tuple[RunView, int]]
     interrupted: list[str]
-    timers: list[RecordRow]
+    timers: list[tuple[RecordRow, Timer]]
     coded: list[RecordRow]
     versions: dict[str, int]
     orphaned: list[str]
+    damaged: list[DamagedError]
 
 
 def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
@@ -79,26 +91,28 @@ def look_for(reader: Reads, views: Views, asked: Asked) -> Look:
         asked: what is to be looked for.
     """
     room = max(0, min(PAGE, asked.room))
-    queued = first_queued(reader, room, views.wall()) if room else []
+    lists = TolerantReader(reader)
+    queued = first_queued(lists, room, views.wall()) if room else []
     return Look(
-        schedules=stored_schedules(reader),
+        schedules=stored_schedules(lists),
         queued=queued,
         views=_views(reader, queued),
-        interrupted=_interrupted(reader, min(PAGE, asked.room - len(queued))),
-        timers=_timers(reader, views.clock.store_time().domain),
-        coded=_coded(reader, views.functions) if asked.coded else [],
+        interrupted=_interrupted(lists, min(PAGE, asked.room - len(queued))),
+        timers=_timers(lists),
+        coded=_coded(lists, views.functions) if asked.coded else [],
         versions=_versions(reader, asked.seen_to),
-        orphaned=[note.key[0] for note in _all(reader, ORPHANS_KIND, PAGE)],
+        orphaned=[note.key[0] for note in _all(lists, ORPHANS_KIND, PAGE)],
+        damaged=lists.damaged,
     )
 
 
-def _all(reader: Reads, kind: str, limit: int) -> list[RecordRow]:
-    return list(reader.records(kind, b"", prefix_end(b""), limit, None))
+def _all(lists: TolerantReader, kind: str, limit: int) -> list[RecordRow]:
+    return lists.records(kind, b"", prefix_end(b""), limit, None)
 
 
-def _coded(reader: Reads, functions: Functions) -> list[RecordRow]:
+def _coded(lists: TolerantReader, functions: Functions) -> list[RecordRow]:
     """Return runs that wait for a function which is known here in their version."""
-    rows = _all(reader, CODE_KIND, LISTED_MAX)
+    rows = _all(lists, CODE_KIND, LISTED_MAX)
     return [
         row for row in rows if (known := functions.find(row.key[0])) and is_for(row, known.version)
     ]
@@ -114,19 +128,29 @@ def _views(reader: Reads, queued: Sequence[RecordRow]) -> dict[str, tuple[RunVie
     return views
 
 
-def _interrupted(reader: Reads, room: int) -> list[str]:
+def _interrupted(lists: TolerantReader, room: int) -> list[str]:
     if room <= 0:
         return []
-    return [info.key[1] for info in entries(reader, EntryState.RESUMABLE, ENTRY_KIND, b"", room)]
+    return [info.key[1] for info in entries(lists, EntryState.RESUMABLE, ENTRY_KIND, b"", room)]
 
 
-def _timers(reader: Reads, domain: str) -> list[RecordRow]:
-    """Return all timers if they are few, else the first ones of this time domain and of others."""
-    if len(few := _all(reader, TIMER_KIND, PAGE)) < PAGE:
+def _timers(lists: TolerantReader) -> list[tuple[RecordRow, Timer]]:
+    timers: list[tuple[RecordRow, Timer]] = []
+    for row in _timer_rows(lists):
+        with lists.apart(TIMER_KIND, row.key):
+            timers.append((row, Timer.read(row)))
+    return timers
+
+
+def _timer_rows(lists: TolerantReader) -> list[RecordRow]:
+    """Return all timers if they are few, else of every time domain the first ones."""
+    if len(few := _all(lists, TIMER_KIND, PAGE)) < PAGE:
         return few
-    here = encode_key((domain,))
-    spans = ((b"", here), (here, prefix_end(here)), (prefix_end(here), prefix_end(b"")))
-    return [row for span in spans for row in reader.records(TIMER_KIND, *span, PAGE, None)]
+    found: list[RecordRow] = []
+    for domain in first_parts(lists, TIMER_KIND, _DOMAINS_MAX):
+        begin = encode_key((domain,))
+        found += lists.records(TIMER_KIND, begin, prefix_end(begin), PAGE, None)
+    return found
 
 
 def _versions(reader: Reads, run_ids: Sequence[str]) -> dict[str, int]:

@@ -18,8 +18,8 @@ from holdfast.core import codec
 from holdfast.core.errors import InvalidValueError
 from holdfast.core.key import check_word, encode_key, prefix_end
 from holdfast.core.unit import AtVersion, Expectation, PutRecord, RecordRow, Unit, Write
+from holdfast.runtime.listing import TolerantReader, first_parts
 from holdfast.runtime.runs.view import QUEUED_KIND, SLOT_KIND, Views
-from holdfast.store.port import Reads
 
 KIND: Final = "holdfast.queue"
 SLOTS_MAX: Final = 10_000
@@ -122,12 +122,12 @@ class Queues:
         row, slots = await self._views.store.read(
             lambda reader: (
                 reader.record(KIND, (name,)),
-                reader.records(SLOT_KIND, begin, prefix_end(begin), SLOTS_MAX, None),
+                reader.listed(SLOT_KIND, begin, prefix_end(begin), SLOTS_MAX),
             )
         )
         if row is None or row.value is None:
             return Share()
-        if any(slot.key[1] == run_id for slot in slots):
+        if any(slot.intact and slot.row.key[1] == run_id for slot in slots):
             return Share()  # Its owner died; the slot is still its own.
         queue, now = read_queue(row), self._views.wall()
         if not queue.room(len(slots), now):
@@ -146,22 +146,27 @@ def read_queue(row: RecordRow) -> Queue:
     return codec.decode_as(row.value or b"", Queue, "queue")
 
 
-def first_queued(reader: Reads, room: int, now: float) -> list[RecordRow]:
+def first_queued(reader: TolerantReader, room: int, now: float) -> list[RecordRow]:
     """Return the places of runs that may begin: of each queue its first ones, up to its room."""
     found: list[RecordRow] = []
-    first = b""
-    for _ in range(QUEUES_MAX):
-        page = reader.records(QUEUED_KIND, first, prefix_end(b""), 1, None)
-        if not page or len(found) >= room:
+    for name in first_parts(reader, QUEUED_KIND, QUEUES_MAX):
+        if len(found) >= room:
             break
-        name = page[0].key[0]
-        begin, until = encode_key((name,)), prefix_end(encode_key((name,)))
-        free = room - len(found)
-        row = reader.record(KIND, (name,))
-        if row is not None and row.value is not None:
-            taken = len(reader.records(SLOT_KIND, begin, until, SLOTS_MAX, None))
-            free = min(free, read_queue(row).room(taken, now))
+        begin = encode_key((name,))
+        free = min(room - len(found), _free(reader, name, now))
         if free > 0:
-            found += reader.records(QUEUED_KIND, begin, until, free, None)
-        first = until
+            found += reader.records(QUEUED_KIND, begin, prefix_end(begin), free, None)
     return found
+
+
+def _free(lists: TolerantReader, name: str, now: float) -> int:
+    """Return how many runs of a queue may begin: none, if what it lets run cannot be read."""
+    with lists.apart(KIND, (name,)):
+        row = lists.reader.record(KIND, (name,))
+        if row is None or row.value is None:
+            return SLOTS_MAX
+        begin = encode_key((name,))
+        # A damaged slot counts: whoever took it may still run.
+        taken, _, _ = lists.reader.tally(SLOT_KIND, begin, prefix_end(begin), SLOTS_MAX, None)
+        return read_queue(row).room(taken, now)
+    return 0

@@ -29,7 +29,7 @@ from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.runs.telling import tell_started
 from holdfast.runtime.runs.view import KIND as RUN_KIND
 from holdfast.runtime.runs.view import Views
-from holdfast.store.port import Reads
+from holdfast.store.port import Lists
 
 log = logging.getLogger("holdfast")
 KIND: Final = "holdfast.schedule"
@@ -183,7 +183,7 @@ def next_time(cron: str, zone: str, wall: float) -> float:
         raise InvalidValueError(what="cron", reason="names no time that ever comes") from error
 
 
-def stored_schedules(reader: Reads) -> Sequence[RecordRow]:
+def stored_schedules(reader: Lists) -> Sequence[RecordRow]:
     """Return all schedules as they are stored, by name, due or not."""
     return reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
 

@@ -12,7 +12,7 @@ from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import EntryRow, EntryState, decode_row
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.work.entry import KIND
-from holdfast.store.port import Reads
+from holdfast.store.port import Lists
 
 LISTED_MAX: Final = 10_000
 
@@ -34,7 +34,7 @@ class EntryInfo(EntryRow, frozen=True, kw_only=True):
 
 
 def entries(
-    reader: Reads, state: EntryState | None, kind: str | None, first: bytes, limit: int
+    reader: Lists, state: EntryState | None, kind: str | None, first: bytes, limit: int
 ) -> list[EntryInfo]:
     """
     Return entries in key order: of one tag, of the tags of all runtimes, or all there are.
@@ -59,7 +59,7 @@ def entries(
 
 
 def _tagged(
-    reader: Reads, tag: str | None, kind: str | None, first: bytes, limit: int
+    reader: Lists, tag: str | None, kind: str | None, first: bytes, limit: int
 ) -> list[EntryInfo]:
     found: list[EntryInfo] = []
     while page := reader.records(KIND, first, prefix_end(b""), limit, tag):
