@@ -9,6 +9,7 @@ import holdfast
 from holdfast import Append, Fence, Runtime, Unit
 from holdfast.core.errors import (
     LimitError,
+    OutcomeForgottenError,
     StaleGenerationError,
     StoreFullError,
 )
@@ -172,27 +173,56 @@ def test_a_disk_that_fails_starts_nothing_and_leaves_a_settlement_owed(
     run(store_url, work, world)
 
 
+async def begin_for_nobody(rt: Runtime, world: World) -> bytes:
+    """Begin work and be cancelled just as it is written; return the id of its unit."""
+    loop = asyncio.get_running_loop()
+    begin = asyncio.ensure_future(rt.ledger.start(("a",), Terms(), None))
+    world.failpoints.arm("commit.written", lambda: loop.call_soon_threadsafe(begin.cancel))
+    with pytest.raises(asyncio.CancelledError):
+        await begin
+    world.failpoints.arm("commit.written", lambda: None)
+    return rt.ledger.book.unsure[0].unit_id
+
+
 def test_work_whose_begin_was_cancelled_is_not_in_flight_for_ever(store_url: str) -> None:
     """F19, H3. What was begun for nobody is settled as failed."""
     world = World()
 
     async def work(rt: Runtime) -> None:
-        loop = asyncio.get_running_loop()
-        begin = asyncio.ensure_future(rt.ledger.start(("a",), Terms(), None))
-
-        def cancel() -> None:
-            loop.call_soon_threadsafe(begin.cancel)
-
-        world.failpoints.arm("commit.written", cancel)
-        with pytest.raises(asyncio.CancelledError):
-            await begin
-        world.failpoints.arm("commit.written", lambda: None)
+        await begin_for_nobody(rt, world)
         await rt.ledger.clear()
         info = await rt.ledger.find("a")
         assert info is not None and (info.state, info.outcome) == ("settled", "failed")
         assert rt.ledger.running() == []
 
     run(store_url, work, world)
+
+
+async def forget(rt: Runtime, unit_id: bytes) -> None:
+    """Commit until the outcome of a unit is not kept any more."""
+    with pytest.raises(OutcomeForgottenError):
+        while await rt.outcome(unit_id):
+            await rt.history("s").append("t")
+
+
+@pytest.mark.parametrize("since", ["nothing", "begun anew"])
+def test_work_begun_for_nobody_is_let_go_of_by_its_record_once_its_outcome_is_forgotten(
+    store_url: str, since: str
+) -> None:
+    """F19, H3. As a machine that slept finds it; what was begun anew since is left alone."""
+    world = World()
+
+    async def whole() -> None:
+        async with holdfast.open(store_url, world=world, outcome_retention=0.0) as rt:
+            unit_id = await begin_for_nobody(rt, world)
+            if since == "begun anew":
+                await rt.ledger.begin("a")
+            await forget(rt, unit_id)
+            await rt.ledger.clear()
+            assert rt.ledger.book.unsure == []
+            assert await running(rt) == ([] if since == "nothing" else ["a"])
+
+    asyncio.run(whole())
 
 
 def test_a_short_promise_is_kept_by_the_heartbeat(store_url: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
+from holdfast.core.errors import DamagedError, StoreFullError
 from holdfast.core.ledger import REPORT
 from holdfast.core.world import World
 from holdfast.testing.clock import ManualClock
@@ -172,6 +173,56 @@ def test_who_is_taken_for_dead_itself_rescues_nobody_until_it_entered_anew(tmp_p
             found = await rescue.sweep()
             assert found.runtimes == [other.opened.epoch]
             assert [entry[0] for entry in found.entries] == [["turn", "1"]]
+
+    asyncio.run(run())
+
+
+def test_one_dead_runtime_that_cannot_be_rescued_hides_none_behind_it(url: str) -> None:
+    """H10, F1. Its fault is raised when all were tried; the next look tries it again."""
+
+    async def run() -> None:
+        world = World()
+        async with holdfast.open(url, world=world, lease_ttl=1e6) as rt:
+            with Process(url) as one, Process(url) as two:
+                one.call("begin", key="a")
+                two.call("begin", key="b")
+                one.kill()
+                two.kill()
+            faults = iter([StoreFullError(reason="no space left")])
+            world.failpoints.arm("rescue.taken", partial(raise_next, faults))
+            with pytest.raises(StoreFullError):
+                await rt._lifeline.tick()
+            assert [info.key for info in await rt.ledger.interrupted()] == [("b",)]
+            await rt._lifeline.tick()
+            assert [info.key for info in await rt.ledger.interrupted()] == [("a",), ("b",)]
+
+    asyncio.run(run())
+
+
+def raise_next(faults: Iterator[Exception]) -> None:
+    """Raise what is left, if anything."""
+    for fault in faults:
+        raise fault
+
+
+def test_a_damaged_entry_in_flight_here_holds_up_no_rescue(tmp_path: Path) -> None:
+    """H10, H11. The look at it fails, every time; the dead are looked for all the same."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+
+    async def run() -> None:
+        async with holdfast.open(url, lease_ttl=1e6) as rt:
+            entry = await rt.ledger.begin("mine")
+            killed_with(url, ["theirs"])
+            with sqlite3.connect(tmp_path / "a.db") as db:
+                db.execute(
+                    "UPDATE record SET value = x'c0' WHERE tag = ?", [entry.row.owner.incarnation]
+                )
+            db.close()
+            with pytest.raises(DamagedError):
+                await rt._lifeline.tick()
+            info = await rt.ledger.find("theirs")
+            assert info is not None and info.state == "interrupted"
+            await entry.settle()
 
     asyncio.run(run())
 

@@ -15,11 +15,12 @@ Nothing else in the runtime sleeps, makes tasks or swallows cancellation.
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Piece = Callable[[], Coroutine[object, object, object]]
 log = logging.getLogger("holdfast")
 
 
@@ -119,6 +120,27 @@ class Errand:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+
+async def each(work: Iterable[Callable[[], Coroutine[object, object, T]]]) -> list[T]:
+    """
+    Do pieces of work one after the other; one that fails holds up none of those behind it.
+
+    Raises:
+        Exception: what failed first, with a note of whatever else did.
+    """
+    answers: list[T] = []
+    failures: list[Exception] = []
+    for piece in work:
+        try:
+            answers.append(await piece())
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        for other in failures[1:]:
+            failures[0].add_note(f"failed too: {other}")
+        raise failures[0]
+    return answers
 
 
 async def together(*work: Callable[[], Coroutine[object, object, None]]) -> None:

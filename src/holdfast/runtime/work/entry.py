@@ -16,7 +16,7 @@ from asyncio import CancelledError
 from collections.abc import Coroutine
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from holdfast.core import codec
 from holdfast.core.errors import (
@@ -41,10 +41,7 @@ from holdfast.core.ledger import (
     settled,
 )
 from holdfast.core.redaction import Redactor
-from holdfast.core.refusal import (
-    EffectUncertainError,
-    EntrySupersededError,
-)
+from holdfast.core.refusal import EffectUncertainError, EntrySupersededError
 from holdfast.core.unit import (
     Append,
     AtVersion,
@@ -64,6 +61,23 @@ KIND: Final = "holdfast.ledger"
 STOP_KIND: Final = "holdfast.ledger.stop"
 
 
+class Unsure(NamedTuple):
+    """
+    Work that was being begun when whoever asked for it was cancelled.
+
+    Attributes:
+        unit_id: of the unit that begins it.
+        row: what it is if it was begun.
+        joint: something else was written with it.
+    """
+
+    unit_id: bytes
+    key: Key
+    row: EntryRow
+    fence: Fence
+    joint: bool
+
+
 class Book:
     """
     What the entries of one runtime share.
@@ -71,7 +85,7 @@ class Book:
     Attributes:
         open: the entries in flight, by key.
         owed: entries whose settlement could not be written yet.
-        unsure: entries that were being begun when whoever asked was cancelled.
+        unsure: work of which nobody waited to hear whether it was begun.
         leaving: this runtime says goodbye; only what is owed is still written.
         log: stream of what this runtime did, once there is an event in it.
         logged: sequence of the last event in it.
@@ -86,7 +100,7 @@ class Book:
         self.telemetry = store.world.telemetry
         self.open: dict[Key, Entry] = {}
         self.owed: dict[Key, Entry] = {}
-        self.unsure: list[tuple[bytes, Key, EntryRow, Fence, bool]] = []
+        self.unsure: list[Unsure] = []
         self.leaving = False
         self.log = ""
         self.logged = 0

@@ -15,6 +15,7 @@ record, so no generation of a key is ever used twice.
 
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from holdfast.core import codec
 from holdfast.core.errors import (
     LeaseExpiredError,
     LimitError,
+    OutcomeForgottenError,
     StaleGenerationError,
     VersionConflictError,
 )
@@ -56,7 +58,8 @@ from holdfast.core.unit import (
 )
 from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.presence import Presence
-from holdfast.runtime.work.entry import KIND, STOP_KIND, Book, Entry, written
+from holdfast.runtime.service import Piece, each
+from holdfast.runtime.work.entry import KIND, STOP_KIND, Book, Entry, Unsure, written
 from holdfast.runtime.work.info import LISTED_MAX, EntryInfo, entries
 from holdfast.store.store import Store
 
@@ -328,16 +331,24 @@ class Ledger:
 
     async def clear(self) -> None:
         """Settle what is owed, and what was begun for somebody who was cancelled meanwhile."""
-        book = self._book
-        while book.unsure:
-            unit_id, key, row, fence, joint = book.unsure[0]
-            if await self._store.committed(unit_id):
-                record, found = await self._found(key)
-                if found == row:
-                    await Entry(book, key, row, fence).abandon(_version(record), joint=joint)
-            del book.unsure[0]
-        for entry in list(book.owed.values()):
-            await entry.pay()
+        work: list[Piece] = [partial(self._let_go, begun) for begun in self._book.unsure]
+        work += [entry.pay for entry in self._book.owed.values()]
+        await each(work)
+
+    async def _let_go(self, begun: Unsure) -> None:
+        """Abandon work that was begun for nobody, unless somebody changed it since."""
+        if await self._may_have_begun(begun):
+            record, found = await self._found(begun.key)
+            if found == begun.row:
+                entry = Entry(self._book, begun.key, begun.row, begun.fence)
+                await entry.abandon(_version(record), joint=begun.joint)
+        self._book.unsure.remove(begun)
+
+    async def _may_have_begun(self, begun: Unsure) -> bool:
+        try:
+            return await self._store.committed(begun.unit_id)
+        except OutcomeForgottenError:
+            return True  # The record tells: owner, generation and moment are in it.
 
     def trimming(self) -> Unit | None:
         """Return the unit that drops what nobody needs of the log, once that is worth it."""
@@ -396,7 +407,7 @@ class Ledger:
                         raise
                     continue
                 except CancelledError:
-                    self._book.unsure.append((unit.id, key, row, fence, also is not None))
+                    self._book.unsure.append(Unsure(unit.id, key, row, fence, also is not None))
                     raise
                 break
         except BaseException:

@@ -1,11 +1,11 @@
 """
 The lifeline: what the ledger needs between starts.
 
-Invariant: one thing that fails holds up no other one for longer than until the next look.
+Invariant: one thing that fails, at every look if need be, holds up no other one.
 """
 
 from holdfast.core.unit import Committed, Unit
-from holdfast.runtime.service import Service
+from holdfast.runtime.service import Piece, Service, each
 from holdfast.runtime.work.ledger import Ledger
 from holdfast.runtime.work.rescue import Rescue
 from holdfast.store.store import Store
@@ -36,11 +36,13 @@ class Lifeline(Service):
         await self._ledger.clear()
 
     async def tick(self) -> None:
-        """Look once."""
-        await self._ledger.clear()
-        for entry in list(self._ledger.book.open.values()):
-            await entry.look()
+        """Look once; what fails is raised when everything else was looked after."""
+        work: list[Piece] = [self._ledger.clear]
+        work += [entry.look for entry in self._ledger.book.open.values()]
+        work += [self._trim, self._rescue.sweep]
+        await each(work)
+
+    async def _trim(self) -> None:
         trimming = self._ledger.trimming()
         if trimming is not None:
             await self._store.commit_early(trimming)
-        await self._rescue.sweep()

@@ -32,12 +32,7 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import (
-    DamagedError,
-    FenceError,
-    LeaseExpiredError,
-    VersionConflictError,
-)
+from holdfast.core.errors import DamagedError, FenceError, LeaseExpiredError, VersionConflictError
 from holdfast.core.event import Event
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.lease import expired
@@ -72,6 +67,7 @@ from holdfast.runtime.damage import Damages
 from holdfast.runtime.listing import tally
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.presence import LEASE_TTL, Presence, Present, lease_of
+from holdfast.runtime.service import each
 from holdfast.runtime.work.entry import KIND, STOP_KIND, sign_of, written
 from holdfast.store.owner import proven_dead
 from holdfast.store.port import Reads
@@ -197,11 +193,12 @@ class Rescue:
         return (await self.sweep(progress) if steps else Rescued()).section()
 
     async def sweep(self, progress: Progress = lambda _: None) -> Rescued:
-        """Rescue everybody who is dead now."""
+        """Rescue everybody who is dead now; what fails of one is raised when all were tried."""
         rescued = Rescued()
         async with self._lock:
-            for dead in await self.dead():
-                rescued.add(await self._rescue(dead, progress))
+            rescues = [partial(self._rescue, dead, progress) for dead in await self.dead()]
+            for one in await each(rescues):
+                rescued.add(one)
         return rescued
 
     # Who is dead.
