@@ -112,10 +112,12 @@ def _all(lists: TolerantReader, kind: str, limit: int) -> list[RecordRow]:
 
 def _coded(lists: TolerantReader, functions: Functions) -> list[RecordRow]:
     """Return runs that wait for a function which is known here in their version."""
-    rows = _all(lists, CODE_KIND, LISTED_MAX)
-    return [
-        row for row in rows if (known := functions.find(row.key[0])) and is_for(row, known.version)
-    ]
+    found: list[RecordRow] = []
+    for row in _all(lists, CODE_KIND, LISTED_MAX):
+        if (known := functions.find(row.key[0])) is not None:
+            with lists.apart(CODE_KIND, row.key):
+                found += [row] if is_for(row, known.version) else []
+    return found
 
 
 def _views(reader: Reads, queued: Sequence[RecordRow]) -> dict[str, tuple[RunView, int]]:
