@@ -1,5 +1,6 @@
 """The watch looks in one thread while a commit is under way in another: nothing is missed."""
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from holdfast.core.world import World
 from holdfast.store.options import Options
 from holdfast.store.sqlite.driver import SqliteDriver
 
-DRIVER = str(Path(sys.modules[SqliteDriver.__module__].__file__ or "").parent)
+DRIVER = str(Path(inspect.getfile(SqliteDriver)).parent)
 
 
 class _Between:
@@ -80,41 +81,37 @@ class _Two:
         return self.ours.wait_foreign(0.0).foreign
 
 
-MEANWHILE: dict[str, Callable[[_Two], None]] = {
+COMMITS: dict[str, Callable[[_Two], None]] = {
     "is refused": _Two.be_refused,
     "commits": lambda two: two.append(two.ours),
 }
 
 
-@pytest.mark.parametrize("meanwhile", MEANWHILE)
-def test_a_look_at_any_moment_of_a_commit_takes_no_news_away(
-    tmp_path: Path, meanwhile: str
+def _interleave(
+    two: _Two, outer: Callable[[], object], inner: Callable[[], object], least: int
 ) -> None:
+    """Do one in front of every instruction of the other; what they committed is heard of."""
+    nth, called = 0, True
+    while called:
+        nth += 1
+        two.append(two.theirs)
+        with _Between(nth, inner) as between:
+            gave = outer()
+        heard = two.hears() or gave or between.gave
+        assert heard, f"lost in front of instruction {nth}"
+        called = between.called
+    assert nth > least, "it was not seen at work"
+
+
+@pytest.mark.parametrize("commit", COMMITS)
+def test_a_look_at_any_moment_of_a_commit_takes_no_news_away(tmp_path: Path, commit: str) -> None:
     """C1, A9. A refused commit leaves no trace by which a later look would be reminded."""
     with _Two(tmp_path / "a.db") as two:
-        nth, called = 0, True
-        while called:
-            nth += 1
-            two.append(two.theirs)
-            with _Between(nth, two.hears) as between:
-                MEANWHILE[meanwhile](two)
-            assert two.hears() or between.gave, f"lost by a look in front of instruction {nth}"
-            called = between.called
-        assert nth > 100, "the commit was not seen at work"
+        _interleave(two, lambda: COMMITS[commit](two), two.hears, least=100)
 
 
-@pytest.mark.parametrize("meanwhile", MEANWHILE)
-def test_a_commit_at_any_moment_of_a_look_takes_no_news_away(
-    tmp_path: Path, meanwhile: str
-) -> None:
+@pytest.mark.parametrize("commit", COMMITS)
+def test_a_commit_at_any_moment_of_a_look_takes_no_news_away(tmp_path: Path, commit: str) -> None:
     """C1, A9. The other way round."""
     with _Two(tmp_path / "a.db") as two:
-        nth, called = 0, True
-        while called:
-            nth += 1
-            two.append(two.theirs)
-            with _Between(nth, lambda: MEANWHILE[meanwhile](two)) as between:
-                heard = two.hears()
-            assert two.hears() or heard, f"lost by a commit in front of instruction {nth}"
-            called = between.called
-        assert nth > 50, "the look was not seen at work"
+        _interleave(two, two.hears, lambda: COMMITS[commit](two), least=50)

@@ -140,10 +140,10 @@ async def _stopped(execution: Execution) -> Said | None:
 
 async def let_go(views: Views, execution: Execution) -> Ending | None:
     """Let go of a run that was stranded, or end it if it is to be cancelled since."""
-    if await execution.let_go():
-        return None
     execution.discarded = False
     try:
+        if await execution.let_go():
+            return None
         return await _finish(views, execution, ("run.cancelled", Pausing(execution.now())))
     finally:
         execution.discarded = True

@@ -480,15 +480,11 @@ class Execution:
 
     async def let_go(self) -> bool:
         """
-        Let go of a run that was stranded, now that the store may write again.
+        Let go of a run that was stranded, now that the store may write again and so may this.
 
         Returns:
             Whether it did; not if it is to be cancelled since.
         """
-        self.discarded = False
-        try:
-            await self.look()  # A view that was damaged is made anew by that.
-            code = "" if self.stranded is None else self.stranded.code
-            return await self.release("run.queued", Queued(self.now(), code))
-        finally:
-            self.discarded = True
+        await self.look()  # A view that was damaged is made anew by that.
+        code = "" if self.stranded is None else self.stranded.code
+        return await self.release("run.queued", Queued(self.now(), code))

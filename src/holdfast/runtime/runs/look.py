@@ -114,9 +114,10 @@ def _coded(lists: TolerantReader, functions: Functions) -> list[RecordRow]:
     """Return runs that wait for a function which is known here in their version."""
     found: list[RecordRow] = []
     for row in _all(lists, CODE_KIND, LISTED_MAX):
-        if (known := functions.find(row.key[0])) is not None:
-            with lists.apart(CODE_KIND, row.key):
-                found += [row] if is_for(row, known.version) else []
+        known = functions.find(row.key[0])
+        with lists.apart(CODE_KIND, row.key):
+            if known is not None and is_for(row, known.version):
+                found.append(row)
     return found
 
 

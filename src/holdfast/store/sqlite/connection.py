@@ -61,7 +61,7 @@ class SqliteConnection:
         )
         name = target if target == ":memory:" else f"file:{quote(target)}?psow=0{more}"
         self._statements = statements("sqlite")
-        self.looked_at = -1
+        self.looked_at = -1  # The data version at which this saw all that others committed.
         self.target = target
         with self.mapped():
             self.raw = apsw.Connection(name, flags=flags, vfs=vfs or None, statementcachesize=128)
