@@ -26,7 +26,7 @@ from tests.lab.piles import do, fail, look
 
 SEED: Final = 1
 # Seconds in which a memory is loaded that does not wait for what is on its way to the store.
-_HASTE: Final = 0.2
+_HASTE: Final = 1.0
 # Where the program is killed, one number after the other; most show without.
 _KILLED_AT: Final = {
     "": ("commit.written", (12, 24)),
