@@ -24,7 +24,14 @@ from holdfast.testing.server import PostgresServer, PostgresUnavailableError
 
 MEMORY_FREE_BYTES_MIN = 2 * 2**30
 
-hypothesis.settings.register_profile("ci", derandomize=False, print_blob=True, deadline=None)
+# How long an example takes to draw says something about the machine, nothing about the code.
+hypothesis.settings.register_profile(
+    "ci",
+    derandomize=False,
+    print_blob=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("ci")
 
 

@@ -336,7 +336,7 @@ async def _take(
     follower: AsyncIterator[RecordedEvent], events: int, *, closed: bool
 ) -> list[RecordedEvent]:
     """Return so many events; the follower of a closed stream has to end behind them."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         found = [await anext(follower) for _ in range(events)]
         if closed:
             assert await anext(follower, None) is None
