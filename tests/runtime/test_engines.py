@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import holdfast
-from holdfast import BUFFERED, EPHEMERAL
+from holdfast import BUFFERED, EPHEMERAL, Runtime
 from holdfast.core.engine import stream_of
 from holdfast.core.errors import (
     EncodeError,
@@ -21,6 +21,13 @@ from holdfast.core.refusal import (
 from holdfast.runtime.engines.attached import AttachedEngine
 from tests.runtime.counters import SELDOM, STREAM, add, attach, counts, only
 from tests.runtime.tally import Tally, TallyEngine
+
+
+@holdfast.state(version=1)
+class Noted:
+    """A session with a buffered field."""
+
+    count: int = holdfast.field(default=0, tier=BUFFERED)
 
 
 def test_what_was_answered_is_there_again_and_nothing_else(kept_url: str) -> None:
@@ -263,6 +270,42 @@ def test_buffered_requests_that_could_not_be_written_are_told(kept_url: str) -> 
             assert "2 buffered events of 'counts' could not be written" in str(
                 one.health().degraded
             )
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", ["flush", "close"])
+def test_an_engine_that_cannot_write_keeps_nothing_else_from_being_written(
+    kept_url: str, how: str
+) -> None:
+    """L5, F9. Neither sessions nor other engines, in a flush or at the end."""
+
+    async def check(two: Runtime) -> None:
+        async with two.session(Noted, "k") as session:
+            assert session.value.count == 1
+        there = await two.engines.attach("other", TallyEngine(), cadence=SELDOM)
+        assert (await there.request(counts)).value == {"c": 1}
+
+    async def work(one: Runtime, two: Runtime) -> None:
+        here = await attach(one, tier=BUFFERED)
+        await here.request(add, "a")
+        other = await one.engines.attach("other", TallyEngine(), cadence=SELDOM, tier=BUFFERED)
+        await other.request(add, "c")
+        async with one.session(Noted, "k") as session, session.edit() as draft:
+            draft.count = 1
+        await (await attach(two)).request(add, "b")
+        if how == "flush":
+            with pytest.raises(EngineBehindError):
+                await one.flush()
+            await check(two)
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as two:
+            with pytest.raises(EngineBehindError):
+                async with holdfast.open(kept_url, flush_interval=1e6) as one:
+                    await work(one, two)
+            if how == "close":
+                await check(two)
 
     asyncio.run(run())
 

@@ -12,11 +12,18 @@ import pytest
 import holdfast
 from holdfast.core.errors import DamagedError, StoreFullError
 from holdfast.core.ledger import REPORT
+from holdfast.core.unit import GrantLease, Unit
 from holdfast.core.world import World
+from holdfast.runtime.presence import lease_of
 from holdfast.testing.clock import ManualClock
+from tests.runtime import behind
 from tests.runtime.process import Process, RefusedError
 
 NewUrl = Callable[[], str]
+DAMAGE_FIRST = (
+    "UPDATE {record} SET value = digest WHERE kind = 'holdfast.runtime' AND written_at = "
+    "(SELECT min(written_at) FROM {record} WHERE kind = 'holdfast.runtime')"
+)
 KEYS = [f"turn-{number}" for number in range(6)]
 
 
@@ -213,16 +220,72 @@ def test_a_damaged_entry_in_flight_here_holds_up_no_rescue(tmp_path: Path) -> No
         async with holdfast.open(url, lease_ttl=1e6) as rt:
             entry = await rt.ledger.begin("mine")
             killed_with(url, ["theirs"])
-            with sqlite3.connect(tmp_path / "a.db") as db:
-                db.execute(
-                    "UPDATE record SET value = x'c0' WHERE tag = ?", [entry.row.owner.incarnation]
-                )
-            db.close()
+            mine = entry.row.owner.incarnation
+            behind.execute(url, f"UPDATE {{record}} SET value = x'c0' WHERE tag = '{mine}'")
             with pytest.raises(DamagedError):
                 await rt._lifeline.tick()
             info = await rt.ledger.find("theirs")
             assert info is not None and info.state == "interrupted"
             await entry.settle()
+
+    asyncio.run(run())
+
+
+def test_work_of_a_runtime_whose_presence_is_damaged_is_found_once_its_lease_is_over(
+    kept_url: str,
+) -> None:
+    """F9, H1. Its records stand alone; until then nobody can tell that it is dead."""
+    with Process(kept_url, lease_ttl=1.0) as process:
+        process.call("begin_all", keys=KEYS)
+        process.kill()
+    behind.damage(kept_url, "holdfast.runtime")
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as rt, asyncio.timeout(60):
+            while not (found := await rt.ledger.interrupted()):
+                await rt._lifeline.tick()
+            assert [info.key[0] for info in found] == KEYS
+            assert [worker.here for worker in await rt.workers.list()] == [True]
+
+    asyncio.run(run())
+
+
+def test_who_lives_is_not_taken_for_dead_for_a_damaged_presence(kept_url: str) -> None:
+    """F9, H10. It goes on with its work, and says anew that it is there."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url) as heir:
+            with Process(kept_url) as process:
+                process.call("begin_all", keys=KEYS)
+                behind.damage(kept_url, "holdfast.runtime")
+                await heir._presence.beat()
+                assert [worker.here for worker in await heir.workers.list()] == [True]
+                await heir._lifeline.tick()
+                assert await heir.ledger.interrupted() == []
+                for key in KEYS:
+                    process.call("settle", key=key)
+
+    asyncio.run(run())
+
+
+def test_who_is_at_a_rescue_is_not_taken_for_gone_for_a_damaged_presence(kept_url: str) -> None:
+    """F9, F14. The lease of the dead one is in living hands, though nobody can read whose."""
+
+    async def run() -> None:
+        async with holdfast.open(kept_url, lease_ttl=1e6) as rescuer:
+            killed_with(kept_url, KEYS)
+            present = await rescuer.records.list("holdfast.runtime")
+            here = rescuer.opened.incarnation.hex()
+            [dead] = [row.key[0] for row in present if row.key[0] != here]
+            lease = await rescuer.leases.find(lease_of(dead))
+            assert lease is not None
+            grant = GrantLease(lease.key, 1e6, "the rescuer", over=lease.generation)
+            await rescuer._store.commit(Unit((grant,)))
+            behind.execute(kept_url, DAMAGE_FIRST)
+            async with holdfast.open(kept_url) as other:
+                assert await other.ledger.interrupted() == []
+                await other._lifeline.tick()
+                assert await other.ledger.interrupted() == []
 
     asyncio.run(run())
 

@@ -139,7 +139,7 @@ def plain(report: Report) -> dict[str, Any]:
     return {"clean": report.clean, "steps": steps, "parts": report.parts}
 
 
-def loss(epoch: int, flush_interval: float) -> dict[str, Any]:
+def loss(epoch: int, flush_interval: float | None) -> dict[str, Any]:
     """
     Return what a runtime that died may have lost: per tier the seconds before its death.
 
@@ -148,7 +148,7 @@ def loss(epoch: int, flush_interval: float) -> dict[str, Any]:
 
     Args:
         epoch: of the runtime.
-        flush_interval: seconds between two of its flushes.
+        flush_interval: seconds between two of its flushes; None if nobody knows.
     """
     lost = {DURABLE.value: 0.0, BUFFERED.value: flush_interval, EPHEMERAL.value: None}
     return {"epoch": epoch, "lost_seconds_max": lost}

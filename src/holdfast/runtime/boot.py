@@ -26,15 +26,15 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from holdfast.core.clock import Clock
-from holdfast.core.errors import (
-    HoldfastError,
-)
-from holdfast.core.event import Event, Head
+from holdfast.core.errors import DamagedError, HoldfastError
+from holdfast.core.event import Event
 from holdfast.core.recovery import Phase, Plan, Report, Step, plain
 from holdfast.core.refusal import (
     BootBudgetError,
 )
-from holdfast.core.unit import Append, Committed, TrimStream, Unit, Write, together
+from holdfast.core.unit import Append, Committed, Unit, together
+from holdfast.runtime import chronicle
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.health import Life, reason_of
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
@@ -112,11 +112,16 @@ class Boot:
     """
 
     def __init__(
-        self, store: Store, life: Life, recalls: Sequence[Callable[[Reads], None]]
+        self,
+        store: Store,
+        life: Life,
+        damages: Damages,
+        recalls: Sequence[Callable[[Reads], None]],
     ) -> None:
         """Take a store that is not open yet, and what reads what is to be known first."""
         self._store = store
-        self._recalls = recalls
+        self._damages = damages
+        self._recalls = [damages.recall, *recalls]
         self._life = life
         self._clock: Clock = store.world.clock
         self._telemetry = store.world.telemetry
@@ -169,14 +174,16 @@ class Boot:
         self._telemetry.tell("runtime.ready", {}, {"seconds": self._clock.monotonic() - begun})
 
     async def _recover(self, begun: float) -> None:
-        head, looked = await self._store.read(self._look)
+        reports, looked = await self._store.read(self._look)
+        if isinstance(reports, DamagedError):
+            await self._damages.note_once(reports)
         plan = Plan(tuple([step for planning in looked for step in await planning()]))
         sections = await self._restore(Phase.RESTORING, plan)
         if not plan.clean(self._reconciling()):
             await self._enter()
         sections |= await self._restore(Phase.RECONCILING, plan)
         report = Report.of(plan, sections, self._reconciling())
-        unit = self._reporting(report, head, begun)
+        unit = self._reporting(report, reports, begun)
         if self._entered:
             await self._store.commit_early(unit)
         else:
@@ -186,10 +193,10 @@ class Boot:
         seconds = self._clock.monotonic() - begun
         self._telemetry.tell("recovery.finished", result, {"seconds": seconds})
 
-    def _look(self, reader: Reads) -> tuple[Head | None, list[Planning]]:
+    def _look(self, reader: Reads) -> tuple[chronicle.Found, list[Planning]]:
         """Look at everything in one read: each goes to a thread and back."""
         self._recall(reader)
-        return reader.head(REPORTS), [part.look(reader) for part in self.parts]
+        return chronicle.find(reader, REPORTS), [part.look(reader) for part in self.parts]
 
     def _recall(self, reader: Reads) -> None:
         for recall in self._recalls:
@@ -229,13 +236,10 @@ class Boot:
     def _reconciling(self) -> frozenset[str]:
         return frozenset(part.name for part in self.parts if part.phase is Phase.RECONCILING)
 
-    def _reporting(self, report: Report, head: Head | None, begun: float) -> Unit:
+    def _reporting(self, report: Report, reports: chronicle.Found, begun: float) -> Unit:
         meta = {**self._meta(), "seconds": self._clock.monotonic() - begun}
         event = Event.of("recovery.finished", plain(report), meta)
-        writes: tuple[Write, ...] = (Append(REPORTS, (event,)),)
-        if head is not None and head.last_sequence + 1 - head.first_sequence >= REPORTS_KEPT:
-            writes = (*writes, TrimStream(REPORTS, head.last_sequence + 2 - REPORTS_KEPT))
-        return Unit(writes)
+        return Unit(chronicle.saying(REPORTS, reports, event, REPORTS_KEPT))
 
     def _meta(self) -> dict[str, object]:
         """Return what tells one start from another; no part of what was found."""

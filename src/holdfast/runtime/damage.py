@@ -6,19 +6,23 @@ Invariant: noting never hides the damage; the error goes on to the caller in any
 """
 
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
-from holdfast.core.key import encode_key, prefix_end
+from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.unit import PutRecord, RecordRow, Unit
+from holdfast.runtime.listing import Damaged, TolerantReader
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 log = logging.getLogger("holdfast")
 KIND = "holdfast.damage"
 LISTED_MAX = 1_000
+T = TypeVar("T")
 
 
 class _Note(msgspec.Struct):
@@ -35,19 +39,41 @@ class Damages:
     Attributes:
         count: how many things are known to be damaged; counted at the boot, up to `LISTED_MAX`,
             and with every note since.
+        put_back: writes a damaged record anew from what it was made of; returns whether it could.
     """
 
     def __init__(self, store: Store) -> None:
         """Take the store."""
         self._store = store
         self._noted: set[tuple[str, str]] = set()
+        self.put_back: Callable[[str, Key], Awaitable[bool]] = _nothing
         self.count = 0
 
     def recall(self, reader: Reads) -> None:
         """Count what was found damaged before this opening."""
-        known = reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        self._noted |= {(record.key[0], record.key[1]) for record in known}
+        known = reader.listed(KIND, b"", prefix_end(b""), LISTED_MAX)
+        # A note that is damaged itself says by its key still what it is about.
+        self._noted |= {(one.row.key[0], one.row.key[1]) for one in known if len(one.row.key) == 2}
         self.count = len(self._noted)
+
+    async def meet(self, one: Damaged) -> bool:
+        """Put back a record that can be made anew, note another; return whether it is whole."""
+        if await self.put_back(one.kind, one.key):
+            return True
+        await self.note_once(one.error)
+        return False
+
+    async def around(self, work: Callable[[TolerantReader], T]) -> T:
+        """Read what is intact or can be put back; what is damaged for good is left out."""
+
+        def read(reader: Reads) -> tuple[T, list[Damaged]]:
+            lists = TolerantReader(reader)
+            return work(lists), lists.damaged
+
+        found, damaged = await self._store.read(read)
+        if any([await self.meet(one) for one in damaged]):
+            found, _ = await self._store.read(read)
+        return found
 
     async def note_once(self, damage: DamagedError) -> None:
         """Remember a damage that is met at every look, the first time."""
@@ -76,9 +102,18 @@ class Damages:
         """Return sequence (or None) by what and name of everything found damaged."""
         first = encode_key(("stream",))
         records = await self._store.read(
-            lambda reader: reader.records(KIND, first, prefix_end(first), LISTED_MAX, None)
+            lambda reader: reader.listed(KIND, first, prefix_end(first), LISTED_MAX)
         )
-        return {(record.key[0], record.key[1]): _sequence(record) for record in records}
+        return {
+            (one.row.key[0], one.row.key[1]): _sequence(one.row) if one.intact else None
+            for one in records
+            if one.row.key
+        }
+
+
+async def _nothing(kind: str, key: Key) -> bool:
+    """Put back nothing: nobody knows what it was made of."""
+    return False
 
 
 def noted(reader: Reads, what: str, name: str) -> int | None:

@@ -13,7 +13,7 @@ runtime) and nothing is reported as written that is not.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -22,7 +22,7 @@ import msgspec
 from holdfast.core.recovery import Phase
 from holdfast.runtime.boot import Boot
 from holdfast.runtime.health import Life
-from holdfast.runtime.service import first_of
+from holdfast.runtime.service import Piece, each, first_of
 from holdfast.runtime.sessions.flush import Flusher
 from holdfast.store.store import Store
 
@@ -75,7 +75,7 @@ class Drain:
         self._boot = boot
         self._flusher = flusher
         self.work: list[Work] = []
-        self.endings: list[Callable[[], Awaitable[None]]] = []
+        self.endings: list[Piece] = []
 
     async def run(self, deadline: float, hurry: asyncio.Event | None = None) -> Drained:
         """
@@ -131,8 +131,9 @@ class Drain:
     async def _flush(self) -> None:
         await self._flusher.stop()
         if self._writable:
-            for ending in self.endings:
-                await ending()
-            for _ in range(FLUSHES_MAX):
-                if not (await self._flusher.flush()).left:
-                    return
+            await each([*self.endings, self._write_buffered])
+
+    async def _write_buffered(self) -> None:
+        for _ in range(FLUSHES_MAX):
+            if not (await self._flusher.flush()).left:
+                return

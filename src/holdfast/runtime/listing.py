@@ -4,9 +4,9 @@ must not be held up by one damaged record among them.
 """
 
 import logging
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from holdfast.core.errors import DamagedError, DecodeError
 from holdfast.core.key import Key, encode_key, prefix_end
@@ -121,6 +121,20 @@ def first_parts(lists: Lists, kind: str, limit: int) -> Iterator[str]:
         first = prefix_end(encode_key((part,)))
 
 
+class Damaged(NamedTuple):
+    """
+    A record that was left out.
+
+    Attributes:
+        kind, key: which; the key is empty if it cannot be read.
+        error: what is wrong with it.
+    """
+
+    kind: str
+    key: Key
+    error: DamagedError
+
+
 class TolerantReader:
     """
     Lists records of which the damaged ones are left out, and kept for whoever notes them.
@@ -133,7 +147,7 @@ class TolerantReader:
     def __init__(self, reader: Reads) -> None:
         """Take what is read."""
         self.reader = reader
-        self.damaged: list[DamagedError] = []
+        self.damaged: list[Damaged] = []
 
     def records(
         self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
@@ -143,11 +157,25 @@ class TolerantReader:
         while (wanted := limit - len(found)) > 0:
             page = self.reader.listed(kind, first, until, wanted, tag)
             found += [one.row for one in page if one.intact]
-            self.damaged += [_damage(one.row) for one in page if not one.intact]
+            self.damaged += [
+                Damaged(kind, one.row.key, one.damage) for one in page if one.damage is not None
+            ]
             if len(page) < wanted or (behind := page[-1].place + b"\0") <= first:
                 break  # That was all; or the index leads back, which is for `verify` to name.
             first = behind
         return found
+
+    def records_at(self, kind: str, keys: Sequence[Key]) -> list[RecordRow | None]:
+        """Return the records with these keys; None for one that is not there, or is damaged."""
+        try:
+            return self.reader.records_at(kind, keys)
+        except DamagedError:
+            return [self._record_at(kind, key) for key in keys]
+
+    def _record_at(self, kind: str, key: Key) -> RecordRow | None:
+        with self.apart(kind, key):
+            return self.reader.record(kind, key)
+        return None
 
     @contextmanager
     def apart(self, kind: str, key: Key) -> Generator[None, None, None]:
@@ -155,11 +183,6 @@ class TolerantReader:
         try:
             yield
         except DamagedError as damage:
-            self.damaged.append(damage)
+            self.damaged.append(Damaged(kind, key, damage))
         except DecodeError as error:
             log.warning("event=record_not_read kind=%s key=%s code=%s", kind, key, error.code)
-
-
-def _damage(row: RecordRow) -> DamagedError:
-    reason = "it does not match its digest or its seal"
-    return DamagedError(what=f"record {row.kind}", name=repr(row.key), reason=reason)

@@ -45,7 +45,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
-from holdfast.runtime.listing import below, intact
+from holdfast.runtime.listing import below, every, intact
 from holdfast.store.port import Finding, Reads
 from holdfast.store.store import Store
 
@@ -200,9 +200,16 @@ def _share(row: RecordRow) -> int:
 
 async def compare_names(store: Store) -> list[Finding]:
     """Return the totals that are not the sum of the shares."""
-    totals = {row.key[0]: _total(row) async for row in intact(store, TOTAL_KIND)}
+    totals: dict[str, tuple[Total, int]] = {}
+    damaged: set[str] = set()  # The store's to report.
+    async for one in every(store, TOTAL_KIND):
+        if one.intact:
+            totals[one.row.key[0]] = _total(one.row)
+        else:
+            damaged.update(one.row.key)
     shares = await _sums(store)
-    odd = [name for name in {*totals, *shares} if shares[name] != _names(totals, name)]
+    named = {*totals, *shares} - damaged
+    odd = [name for name in named if shares[name] != _names(totals, name)]
     if not odd:
         return []
     # They may have changed since; only a total that stayed while the shares were read counts.

@@ -43,6 +43,7 @@ from holdfast.core.unit import (
     Expectation,
     Fence,
     GrantLease,
+    MendRecord,
     PatchRecord,
     PutRecord,
     ReleaseLease,
@@ -70,7 +71,8 @@ class Present(msgspec.Struct, frozen=True):
     Attributes:
         owner: its process.
         epoch: number of its opening.
-        flush_interval: how much of its buffered state may be lost, in seconds.
+        flush_interval: how much of its buffered state may be lost, in seconds; None if nobody
+            knows.
         log: stream of what its ledger did.
         seen: wall time of its last heartbeat, for people and for the age of its work.
         domain, seconds: the same moment in the time of its machine.
@@ -79,7 +81,7 @@ class Present(msgspec.Struct, frozen=True):
 
     owner: Owner
     epoch: int
-    flush_interval: float
+    flush_interval: float | None
     log: str
     seen: float
     domain: str
@@ -267,9 +269,17 @@ class Presence:
         patch = PatchRecord(KIND, (self.incarnation,), seen)
         renew = RenewLease(self.fence.key, self._generation, self.ttl)
         try:
-            await self._store.commit_early(Unit((renew, patch)))
+            await self._renew(renew, patch)
         except (LeaseExpiredError, StaleGenerationError) as error:
             await self.overtaken(error)
+
+    async def _renew(self, renew: RenewLease, patch: PatchRecord) -> None:
+        try:
+            await self._store.commit_early(Unit((renew, patch)))
+        except DamagedError as damage:
+            log.error("event=presence_mended reason=%s", damage.reason)
+            value = codec.encode(msgspec.to_builtins(self._present(self.log)))
+            await self._store.commit_early(Unit((renew, MendRecord(KIND, patch.key, value))))
 
     async def overtaken(self, error: FenceError) -> None:
         """Enter anew, or stop if somebody else may have this runtime's work."""

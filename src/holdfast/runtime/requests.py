@@ -16,6 +16,7 @@ refused; notes are a stream, so each is chained to the one before it.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,7 +28,9 @@ from holdfast.core.event import Event
 from holdfast.core.key import Key, prefix_end
 from holdfast.core.redaction import Redactor
 from holdfast.core.unit import Append, AtVersion, DeleteRecord, PutRecord, RecordRow, Unit, Write
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.history import History
+from holdfast.runtime.listing import TolerantReader
 from holdfast.store.rider import Rider, TakenError, riding
 from holdfast.store.store import Store
 
@@ -93,10 +96,15 @@ class Requests:
     """What was asked for from outside."""
 
     def __init__(
-        self, store: Store, redaction: Redactor, history: Callable[[str], History]
+        self,
+        store: Store,
+        damages: Damages,
+        redaction: Redactor,
+        history: Callable[[str], History],
     ) -> None:
-        """Take the store, and what is to be left out of notes."""
+        """Take the store, where damage is noted, and what is to be left out of notes."""
         self._store = store
+        self._damages = damages
         self._redaction = redaction
         self._history = history
         self._busy: set[Key] = set()
@@ -216,15 +224,15 @@ class Requests:
         rows: list[RecordRow] = []
         for day in range(today - 30, today - int(KEPT_FOR // _DAY)):
             tag = _day_tag(day * _DAY)
-            rows += await self._store.read(
-                lambda reader, tag=tag: reader.records(
-                    KIND, b"", prefix_end(b""), _DROPPED_MAX, tag
-                )  # type: ignore[misc]
-            )
+            rows += await self._damages.around(partial(_tagged, tag=tag))
         if rows:
             await self._store.commit(
                 Unit(tuple([DeleteRecord(KIND, row.key) for row in rows[:_DROPPED_MAX]]))
             )
+
+
+def _tagged(lists: TolerantReader, tag: str) -> list[RecordRow]:
+    return lists.records(KIND, b"", prefix_end(b""), _DROPPED_MAX, tag)
 
 
 def _day_tag(wall: float) -> str:

@@ -108,7 +108,7 @@ class Runtime:
         self.redaction = redaction
         self._damages = Damages(store)
         self.restored = Restored(store)
-        self._boot = Boot(store, self._life, [self._damages.recall, self.restored.recall])
+        self._boot = Boot(store, self._life, self._damages, [self.restored.recall])
         self._closing = asyncio.Lock()
         self._flusher = Flusher(store, flush_interval)
         self._watchdog = Watchdog(self._flusher, self.telemetry)
@@ -119,11 +119,11 @@ class Runtime:
         self.blobs = Blobs(store, redaction)
         self.snapshots = Snapshots(store, self._damages)
         self.feed = Feed(store, self._damages)
-        self.latches = Latches(store, redaction)
+        self.latches = Latches(store, self._damages, redaction)
         self.transfers = Transfers(store)
-        self.workers = Workers(store)
-        self.requests = Requests(store, redaction, self.history)
-        self.tokens = Tokens(store)
+        self.workers = Workers(store, self._damages)
+        self.requests = Requests(store, self._damages, redaction, self.history)
+        self.tokens = Tokens(store, self._damages)
         options = store.options
         self.sessions = Sessions(
             store, self._flusher, self._damages, self.history, options.sessions_in_memory, redaction
@@ -135,7 +135,7 @@ class Runtime:
         self._drain = Drain(store, self._life, self._boot, self._flusher)
         self._drain.endings.append(self.engines.finish)
         self._presence = Presence(store, store.options.lease_ttl, flush_interval)
-        self.ledger = Ledger(store, self._presence, redaction)
+        self.ledger = Ledger(store, self._presence, self._damages, redaction)
         rescue = Rescue(store, self._presence, self._damages)
         self._lifeline = Lifeline(self.ledger, rescue, store, self._presence.ttl / 3)
         self._boot.members += [self._presence, self._lifeline]
@@ -263,8 +263,11 @@ class Runtime:
 
     async def flush(self) -> FlushReport:
         """Write everything buffered; a barrier: when this returns, it is durable."""
-        await self.engines.flush()
-        return await self._flusher.flush()
+        try:
+            await self.engines.flush()
+        finally:
+            report = await self._flusher.flush()
+        return report
 
     async def verify(self, depth: Depth = ALL) -> list[Finding]:
         """

@@ -25,6 +25,7 @@ from holdfast.core.denial import TokenNotFoundError, UnauthorizedError
 from holdfast.core.errors import HoldfastError, InvalidValueError, VersionConflictError
 from holdfast.core.key import prefix_end
 from holdfast.core.unit import AtVersion, DeleteRecord, PatchRecord, PutRecord, RecordRow, Unit
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.service import Service
 from holdfast.store.store import Store
 
@@ -87,10 +88,11 @@ class _Known(msgspec.Struct, frozen=True):
 class Tokens(Service):
     """The tokens of a store; also writes down when they were used."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, damages: Damages) -> None:
+        """Take the store, and where damage is noted."""
         super().__init__("tokens", _WRITE_USED_EVERY)
         self._store = store
+        self._damages = damages
         self._clock = store.world.clock
         self._known: dict[str, _Known] = {}
         self._used: dict[str, float] = {}
@@ -189,8 +191,8 @@ class Tokens(Service):
     async def list(self) -> Sequence[Token]:
         """Return all tokens, oldest first; those that allow nothing any more included."""
         await self._write_used()
-        rows: Sequence[RecordRow] = await self._store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), _LISTED_MAX, None)
+        rows: Sequence[RecordRow] = await self._damages.around(
+            lambda lists: lists.records(KIND, b"", prefix_end(b""), _LISTED_MAX, None)
         )
         kept = [_kept(row) for row in rows]
         found = [one.token for one in kept if one is not None and not one.token.once]

@@ -13,6 +13,7 @@ from holdfast.core.denial import WorkerNotFoundError
 from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import prefix_end
 from holdfast.core.unit import AtVersion, PatchRecord, RecordRow, Unit
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.presence import KIND, Present
 from holdfast.store.store import Store
 
@@ -46,14 +47,15 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 class Workers:
     """The runtimes on one store."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, damages: Damages) -> None:
+        """Take the store, and where damage is noted."""
         self._store = store
+        self._damages = damages
 
     async def list(self) -> list[Worker]:
         """Return the runtimes that did not say goodbye, by their ids."""
-        rows = await self._store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
+        rows = await self._damages.around(
+            lambda lists: lists.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
         )
         return [self._worker(row) for row in rows]
 

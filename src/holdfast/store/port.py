@@ -22,7 +22,7 @@ import msgspec
 
 from holdfast.core.clock import Offset
 from holdfast.core.commit import Decision, Moment, Needs, State, decide, needs
-from holdfast.core.errors import HoldfastError, StoreBusyError
+from holdfast.core.errors import DamagedError, HoldfastError, StoreBusyError
 from holdfast.core.event import EventRow, Head
 from holdfast.core.key import Key
 from holdfast.core.sealing import UnknownDataKey
@@ -151,13 +151,18 @@ class ListedRecord(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         row: the record; of a damaged one only what could be read.
-        intact: it matches its digest.
         place: stored bytes of its key, behind which the listing goes on.
+        damage: what is wrong with it, if it does not match its digest or its seal.
     """
 
     row: RecordRow
-    intact: bool
     place: bytes
+    damage: DamagedError | None = None
+
+    @property
+    def intact(self) -> bool:
+        """Whether it is as it was written."""
+        return self.damage is None
 
 
 class BlobRow(msgspec.Struct, frozen=True):

@@ -142,13 +142,13 @@ def list_record(row: Row, cipher: Cipher | None = None) -> ListedRecord:
     """Return a record from its columns, marked if it does not match its digest."""
     place = place_of(row)
     try:
-        return ListedRecord(read_record(row, cipher), True, place)
-    except DamagedError:
+        return ListedRecord(read_record(row, cipher), place)
+    except DamagedError as damage:
         try:
             key = decode_key(place)
         except ValueError:
             key = ()
-        return ListedRecord(RecordRow(str(row[0]), key, 0, None, None, 0.0), False, place)
+        return ListedRecord(RecordRow(str(row[0]), key, 0, None, None, 0.0), place, damage)
 
 
 def lease_row(lease: LeaseRow) -> Row:

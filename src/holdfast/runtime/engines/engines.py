@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Unpack
 
 from holdfast.core.engine import KIND
-from holdfast.core.errors import HoldfastError, InvalidValueError
+from holdfast.core.errors import InvalidValueError
 from holdfast.core.key import check_word, encode_key, prefix_end
 from holdfast.core.recovery import Phase, Step
 from holdfast.core.redaction import Redactor
@@ -23,7 +23,7 @@ from holdfast.runtime.engines.place import Place
 from holdfast.runtime.engines.post import Post
 from holdfast.runtime.engines.settings import EngineSettings, Single, settings_with
 from holdfast.runtime.engines.stored import StoredEngines
-from holdfast.runtime.service import Service
+from holdfast.runtime.service import Service, each
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
@@ -193,14 +193,7 @@ class Engines:
             HoldfastError: something could not be written; the others were tried all the same.
         """
         await self._keeper.stop()
-        failure: HoldfastError | None = None
-        for attached in self._attached.values():
-            try:
-                await attached.finish()
-            except HoldfastError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+        await each([attached.finish for attached in self._attached.values()])
 
     async def release(self) -> None:
         """End the duties and release the memories, written or not."""
@@ -241,8 +234,7 @@ class _Flusher(Service):
         self._attached = attached
 
     async def tick(self) -> None:
-        for attached in list(self._attached.values()):
-            await attached.flush()
+        await each([attached.flush for attached in self._attached.values()])
 
 
 class _Keeper(Service):
@@ -253,5 +245,4 @@ class _Keeper(Service):
         self._attached = attached
 
     async def tick(self) -> None:
-        for attached in list(self._attached.values()):
-            await attached.keep_up()
+        await each([attached.keep_up for attached in self._attached.values()])

@@ -109,8 +109,8 @@ class Artifacts:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         begin = encode_key((run_id,))
         first = begin if after is None else encode_key(_key_of(after)) + b"\0"
-        rows = await self._views.store.read(
-            lambda reader: reader.records(KIND, first, prefix_end(begin), limit, None)
+        rows = await self._views.damages.around(
+            lambda lists: lists.records(KIND, first, prefix_end(begin), limit, None)
         )
         return [codec.decode_as(row.value or b"", Artifact, "artifact") for row in rows]
 

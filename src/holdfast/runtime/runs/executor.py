@@ -112,8 +112,8 @@ class Executor(Service):
             return
         await self._let_go()
         found = await self._look()
-        for damage in found.damaged:
-            await self._views.damages.note_once(damage)
+        for damaged in found.damaged:
+            await self._views.damages.meet(damaged)
         await self._schedules.start_due(found.schedules)
         await self._fire(found.timers)
         await self._take(found)

@@ -17,7 +17,7 @@ from holdfast.core.key import encode_key, prefix_end
 from holdfast.core.ledger import EntryState
 from holdfast.core.run import RunView, decode_view
 from holdfast.core.unit import RecordRow
-from holdfast.runtime.listing import TolerantReader, first_parts
+from holdfast.runtime.listing import Damaged, TolerantReader, first_parts
 from holdfast.runtime.runs.ending import ORPHANS_KIND
 from holdfast.runtime.runs.function import Functions
 from holdfast.runtime.runs.queue import first_queued
@@ -78,7 +78,7 @@ class Look(NamedTuple):
     coded: list[RecordRow]
     versions: dict[str, int]
     orphaned: list[str]
-    damaged: list[DamagedError]
+    damaged: list[Damaged]
 
 
 def look_for(reader: Reads, views: Views, asked: Asked) -> Look:

@@ -232,8 +232,8 @@ class Questions:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         begin = b"" if run_id is None else encode_key((run_id,))
         first = begin if after is None else max(begin, encode_key(key_of(after)) + b"\0")
-        rows = await self._views.store.read(
-            lambda reader: reader.records(KIND, first, prefix_end(begin), limit, state)
+        rows = await self._views.damages.around(
+            lambda lists: lists.records(KIND, first, prefix_end(begin), limit, state)
         )
         return list(await self._infos([(read_question(row), row) for row in rows]))
 
@@ -387,7 +387,9 @@ class Questions:
         keys = [row.key for question, row in found if question.state == "open"]
         rows: Sequence[RecordRow | None] = ()
         if keys:
-            rows = await self._views.store.read(lambda reader: reader.records_at(CLAIM_KIND, keys))
+            rows = await self._views.damages.around(
+                lambda lists: lists.records_at(CLAIM_KIND, keys)
+            )
         claims = {key: self._claims.held(row) for key, row in zip(keys, rows, strict=True)}
         return [self._info(question, row.version, claims.get(row.key)) for question, row in found]
 
@@ -410,8 +412,8 @@ class Questions:
 async def closings(views: Views, run_id: str) -> tuple[tuple[Write, ...], tuple[AtVersion, ...]]:
     """Return what closes the open questions of a run that ends."""
     begin = encode_key((run_id,))
-    rows = await views.store.read(
-        lambda reader: reader.records(KIND, begin, prefix_end(begin), LISTED_MAX, "open")
+    rows = await views.damages.around(
+        lambda lists: lists.records(KIND, begin, prefix_end(begin), LISTED_MAX, "open")
     )
     writes: list[Write] = []
     for row in rows:

@@ -17,7 +17,7 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.errors import InvalidValueError
 from holdfast.core.key import check_word, encode_key, prefix_end
-from holdfast.core.unit import AtVersion, Expectation, PutRecord, RecordRow, Unit, Write
+from holdfast.core.unit import AtVersion, Expectation, MendRecord, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.listing import TolerantReader, first_parts
 from holdfast.runtime.runs.view import QUEUED_KIND, SLOT_KIND, Views
 
@@ -109,8 +109,8 @@ class Queues:
 
     async def list(self) -> list[Queue]:
         """Return the queues that have limits."""
-        rows = await self._views.store.read(
-            lambda reader: reader.records(KIND, b"", prefix_end(b""), QUEUES_MAX, None)
+        rows = await self._views.damages.around(
+            lambda lists: lists.records(KIND, b"", prefix_end(b""), QUEUES_MAX, None)
         )
         return [read_queue(row) for row in rows]
 
@@ -127,9 +127,12 @@ class Queues:
         )
         if row is None or row.value is None:
             return Share()
-        if any(slot.intact and slot.row.key[1] == run_id for slot in slots):
-            return Share()  # Its owner died; the slot is still its own.
-        queue, now = read_queue(row), self._views.wall()
+        now = self._views.wall()
+        for kept in slots:
+            if kept.row.key == (name, run_id):  # Its owner died; the slot is still its own.
+                mend = MendRecord(SLOT_KIND, kept.row.key, codec.encode(now))
+                return Share() if kept.intact else Share((mend,))
+        queue = read_queue(row)
         if not queue.room(len(slots), now):
             return None
         slot = PutRecord(SLOT_KIND, (name, run_id), codec.encode(now))

@@ -122,7 +122,7 @@ class Schedules:
 
     async def list(self) -> list[Schedule]:
         """Return all schedules by name."""
-        return [read_schedule(row) for row in await self._views.store.read(stored_schedules)]
+        return [read_schedule(row) for row in await self._views.damages.around(stored_schedules)]
 
     async def remove(self, name: str) -> None:
         """Start nothing more; what was started goes on."""

@@ -173,8 +173,8 @@ class Search:
         first = b"" if after is None else encode_key((after,)) + b"\0"
         tag = None if sought.status is None else sought.status.value
         return list(
-            await self._views.store.read(
-                lambda reader: reader.records(KIND, first, prefix_end(b""), limit, tag)
+            await self._views.damages.around(
+                lambda lists: lists.records(KIND, first, prefix_end(b""), limit, tag)
             )
         )
 

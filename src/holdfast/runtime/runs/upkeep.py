@@ -11,7 +11,7 @@ from holdfast.core.recovery import Phase, Step
 from holdfast.core.run import decode_view, encode_view
 from holdfast.core.unit import DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.runtime.boot import Planning, Progress
-from holdfast.runtime.listing import intact
+from holdfast.runtime.listing import TolerantReader, intact
 from holdfast.runtime.runs.journal import folded
 from holdfast.runtime.runs.view import KIND, TIMER_KIND, Timer, Views
 from holdfast.store.port import Finding, Reads
@@ -95,9 +95,10 @@ class Timers:
 
     def _foreign(self, reader: Reads) -> list[RecordRow]:
         here = encode_key((self._views.clock.store_time().domain,))
+        lists = TolerantReader(reader)
         spans = ((b"", here), (prefix_end(here), prefix_end(b"")))
         return [
             row
             for first, until in spans
-            for row in reader.records(TIMER_KIND, first, until, PAGE, None)
+            for row in lists.records(TIMER_KIND, first, until, PAGE, None)
         ]

@@ -11,6 +11,7 @@ at once, the second one decides anew.
 
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -126,6 +127,7 @@ class Views:
         """Take the store."""
         self.store = store
         self.damages = damages
+        damages.put_back = self._put_back
         self.functions = Functions()
         self.redaction = redaction
         self.clock: Clock = store.world.clock
@@ -224,6 +226,34 @@ class Views:
         except HoldfastError as error:
             raise damage from error
         return await self._row(run_id)
+
+    async def _put_back(self, kind: str, key: Key) -> bool:
+        """Write a damaged view anew from its journal, and a damaged place from its view."""
+        if kind not in (KIND, QUEUED_KIND, CODE_KIND) or not key:
+            return False
+        try:
+            found = await self.find(key[-1])
+        except DamagedError:
+            return False
+        if kind == KIND or found is None:
+            return found is not None
+        return await self._put_place(kind, key, *found)
+
+    async def _put_place(self, kind: str, key: Key, view: RunView, version: int) -> bool:
+        place = next(
+            (
+                MendRecord(kind, key, write.value)
+                for write in projected(key[-1], None, view)
+                if isinstance(write, PutRecord) and (write.kind, write.key) == (kind, key)
+            ),
+            None,
+        )
+        if place is None:
+            return False
+        log.error("event=place_mended kind=%s run=%s", kind, key[-1])
+        with suppress(ConflictError):  # Somebody else was faster, or the run moved on.
+            await self.commit(Unit((place,), (AtVersion(KIND, key[-1:], version),)))
+        return True
 
     async def get(self, run_id: str) -> tuple[RunView, int]:
         """

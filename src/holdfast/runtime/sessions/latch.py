@@ -20,6 +20,7 @@ from holdfast.core.errors import VersionConflictError
 from holdfast.core.key import Key, as_key, encode_key, prefix_end
 from holdfast.core.redaction import Redactor
 from holdfast.core.unit import AtVersion, DeleteRecord, PutRecord, RecordRow, Unit
+from holdfast.runtime.damage import Damages
 from holdfast.store.store import Store
 
 KIND: Final = "holdfast.latch"
@@ -58,9 +59,10 @@ class _Kept(msgspec.Struct, frozen=True):
 class Latches:
     """The latches of a store."""
 
-    def __init__(self, store: Store, redaction: Redactor) -> None:
-        """Take the store, and what is not stored as it is."""
+    def __init__(self, store: Store, damages: Damages, redaction: Redactor) -> None:
+        """Take the store, where damage is noted, and what is not stored as it is."""
         self._store = store
+        self._damages = damages
         self._redaction = redaction
 
     async def set(
@@ -106,7 +108,9 @@ class Latches:
         return found is not None
 
     async def _page(self, first: bytes, until: bytes) -> Sequence[RecordRow]:
-        return await self._store.read(lambda reader: reader.records(KIND, first, until, PAGE, None))
+        return await self._damages.around(
+            lambda lists: lists.records(KIND, first, until, PAGE, None)
+        )
 
     async def _look(self, row: RecordRow) -> Latch | None:
         kept = codec.decode_as(row.value or b"\xc0", _Kept, "latch")

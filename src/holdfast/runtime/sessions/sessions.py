@@ -93,7 +93,7 @@ class Sessions:
         self._all: WeakValueDictionary[Key, Session[Any]] = WeakValueDictionary()
         self._shapes: dict[str, Shape] = {}
         self._held: OrderedDict[Key, Session[Any]] = OrderedDict()
-        self.stored = StoredSessions(store)
+        self.stored = StoredSessions(store, damages)
         self.counts: dict[str, int] = dict.fromkeys(COUNTED, 0)
         self._around = Surroundings(
             store,
@@ -226,8 +226,8 @@ class Sessions:
         begin = encode_key((name,))
         first = begin if after is None else encode_key((name, *as_key(after))) + b"\0"
         tag = ARCHIVED if archived else ACTIVE
-        rows = await self._store.read(
-            lambda reader: reader.records(HEAD, first, prefix_end(begin), limit, tag)
+        rows = await self._damages.around(
+            lambda lists: lists.records(HEAD, first, prefix_end(begin), limit, tag)
         )
         return [_info(row) for row in rows]
 

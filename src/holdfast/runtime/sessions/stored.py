@@ -14,6 +14,7 @@ from holdfast.core.deadline import remaining
 from holdfast.core.errors import InvalidValueError, LimitError, RecordNotFoundError
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.unit import RecordRow
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.sessions.image import ACTIVE, ARCHIVED, HEAD, Head
 from holdfast.runtime.sessions.state import kind_of
 from holdfast.store.store import Store
@@ -49,9 +50,10 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
 class StoredSessions:
     """The sessions of all classes."""
 
-    def __init__(self, store: Store) -> None:
-        """Take the store."""
+    def __init__(self, store: Store, damages: Damages) -> None:
+        """Take the store, and where damage is noted."""
         self._store = store
+        self._damages = damages
 
     async def list(
         self,
@@ -75,8 +77,8 @@ class StoredSessions:
         begin = b"" if kind is None else encode_key((kind,))
         first = begin if after is None else max(begin, encode_key(after) + b"\0")
         tag = None if archived is None else (ARCHIVED if archived else ACTIVE)
-        rows = await self._store.read(
-            lambda reader: reader.records(HEAD, first, prefix_end(begin), limit, tag)
+        rows = await self._damages.around(
+            lambda lists: lists.records(HEAD, first, prefix_end(begin), limit, tag)
         )
         return [self._of(row) for row in rows]
 

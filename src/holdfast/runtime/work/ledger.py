@@ -15,6 +15,7 @@ record, so no generation of a key is ever used twice.
 
 from asyncio import CancelledError
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final
@@ -23,6 +24,7 @@ import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import (
+    DamagedError,
     LeaseExpiredError,
     LimitError,
     OutcomeForgottenError,
@@ -56,6 +58,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.names import commit_keeping
 from holdfast.runtime.presence import Presence
 from holdfast.runtime.service import Piece, each
@@ -99,9 +102,12 @@ class Beginning:
 class Ledger:
     """The work in flight on a store; while `paused` says why, nothing begins."""
 
-    def __init__(self, store: Store, presence: Presence, redaction: Redactor) -> None:
+    def __init__(
+        self, store: Store, presence: Presence, damages: Damages, redaction: Redactor
+    ) -> None:
         """Take the store, and the presence whose lease is the right to own work."""
         self._store = store
+        self._damages = damages
         self._presence = presence
         self._refused = False
         self.paused: Callable[[], str] = lambda: ""
@@ -296,7 +302,7 @@ class Ledger:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         first = b"" if after is None else encode_key(as_key(after)) + b"\0"
         wanted = None if state is None else EntryState(state)
-        return await self._store.read(lambda reader: entries(reader, wanted, kind, first, limit))
+        return await self._damages.around(lambda lists: entries(lists, wanted, kind, first, limit))
 
     async def interrupted(self) -> Sequence[EntryInfo]:
         """Return all work whose runtime died and that nobody settled or took up again."""
@@ -326,7 +332,8 @@ class Ledger:
     async def idle(self) -> None:
         """Wait until this runtime has nothing in flight."""
         for entry in list(self._book.open.values()):
-            await entry.look()
+            with suppress(DamagedError):  # Whoever looks at all of them between starts says it.
+                await entry.look()
         await self._book.idle()
 
     async def clear(self) -> None:

@@ -32,10 +32,9 @@ from typing import Any, Final
 import msgspec
 
 from holdfast.core import codec
-from holdfast.core.errors import DamagedError, FenceError, LeaseExpiredError, VersionConflictError
-from holdfast.core.event import Event
+from holdfast.core.errors import DamagedError, FenceError, VersionConflictError
+from holdfast.core.event import Event, Head
 from holdfast.core.key import Key, encode_key, prefix_end
-from holdfast.core.lease import expired
 from holdfast.core.ledger import (
     CRASHED,
     EntryRow,
@@ -47,14 +46,12 @@ from holdfast.core.ledger import (
 )
 from holdfast.core.recovery import Phase, Step, loss
 from holdfast.core.unit import (
-    Append,
     AtVersion,
     CloseStream,
     DeleteRecord,
     Expectation,
     Fence,
     GrantLease,
-    LeaseRow,
     MendRecord,
     RecordRow,
     ReleaseLease,
@@ -62,14 +59,15 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime import chronicle
 from holdfast.runtime.boot import Planning, Progress
 from holdfast.runtime.damage import Damages
-from holdfast.runtime.listing import tally
+from holdfast.runtime.listing import TolerantReader, tally
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
-from holdfast.runtime.presence import LEASE_TTL, Presence, Present, lease_of
+from holdfast.runtime.presence import LEASE_TTL, Presence, lease_of
 from holdfast.runtime.service import each
 from holdfast.runtime.work.entry import KIND, STOP_KIND, sign_of, written
-from holdfast.store.owner import proven_dead
+from holdfast.runtime.work.roll import Called, Dead, Roll, call
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
@@ -78,26 +76,7 @@ RESCUES_KEPT: Final = 1_000
 PAGE: Final = 500
 TOGETHER: Final = 100
 NAMED_MAX: Final = 1_000
-_EVERYBODY: Final = 10_000
 _NEVER: Final = -1
-
-
-class Dead(msgspec.Struct, frozen=True):
-    """
-    A runtime that did not say goodbye and is proven dead.
-
-    Attributes:
-        incarnation: of its opening, in hex.
-        version: of its presence record.
-        present: what that says.
-        over: generation of its lease whose holder is proven dead; 0 if the lease is free or
-            expired and needs no proof.
-    """
-
-    incarnation: str
-    version: int
-    present: Present
-    over: int
 
 
 class Left(msgspec.Struct, frozen=True, gc=False):
@@ -167,16 +146,19 @@ class Rescue:
         self._store = store
         self._presence = presence
         self._damages = damages
+        self._roll = Roll(store, presence, damages)
         self._lock = asyncio.Lock()
 
     def look(self, reader: Reads) -> Planning:
         """Read who did not say goodbye."""
-        return partial(self._plan, _everybody(reader))
+        return partial(self._plan, call(TolerantReader(reader)))
 
-    async def _plan(self, everybody: "Sequence[_Present]") -> Sequence[Step]:
+    async def _plan(self, called: Called) -> Sequence[Step]:
         """Return a step per dead runtime."""
+        for damaged in called.damaged:
+            await self._damages.note_once(damaged.error)
         steps: list[Step] = []
-        for dead in await self._dead_of(everybody):
+        for dead in await self._roll.dead_of(called):
             count = await self._count(dead)
             steps.append(Step(self.name, "rescue", f"epoch {dead.present.epoch}", count))
         return steps
@@ -196,64 +178,11 @@ class Rescue:
         """Rescue everybody who is dead now; what fails of one is raised when all were tried."""
         rescued = Rescued()
         async with self._lock:
-            rescues = [partial(self._rescue, dead, progress) for dead in await self.dead()]
+            await self._roll.mend()
+            rescues = [partial(self._rescue, dead, progress) for dead in await self._roll.dead()]
             for one in await each(rescues):
                 rescued.add(one)
         return rescued
-
-    # Who is dead.
-
-    async def dead(self) -> list[Dead]:
-        """Return the runtimes that are proven dead, oldest first; changes nothing."""
-        return await self._dead_of(await self._store.read(_everybody))
-
-    async def _dead_of(self, everybody: "Sequence[_Present]") -> list[Dead]:
-        found: list[Dead] = []
-        for record, here, lease in everybody:
-            if record.key[0] != self._presence.incarnation:
-                over = await self._over(here, record.key[0], lease, everybody)
-                if over is not None:
-                    found.append(Dead(record.key[0], record.version, here, over))
-        return sorted(found, key=lambda dead: dead.present.epoch)
-
-    async def _over(
-        self,
-        here: Present,
-        incarnation: str,
-        lease: LeaseRow | None,
-        everybody: "Sequence[_Present]",
-    ) -> int | None:
-        """Return the generation that may be taken, 0 for any that is free, None if it lives."""
-        if lease is None or not lease.incarnation:
-            return 0
-        holder = lease.incarnation.hex()
-        if holder == self._presence.incarnation:
-            return lease.generation  # Ours, from a rescue that did not come to its end.
-        present = {record.key[0]: present for record, present, _ in everybody}
-        if holder not in present or proven_dead(present[holder].owner, self._presence.owner):
-            return lease.generation
-        return 0 if await self._expired(lease) else None
-
-    async def _expired(self, lease: LeaseRow) -> bool:
-        """
-        Return whether a lease is over by the store's clock.
-
-        Where that is the clock of this machine, it is looked at. Otherwise the store is asked,
-        by a unit that is always refused. Taking the lease decides either way.
-        """
-        now = self._store.world.clock.store_time()
-        if lease.domain == now.domain:
-            return expired(lease, now)
-        fence = Fence(lease.key, lease.generation, lease.incarnation)
-        try:
-            await self._store.commit_early(
-                Unit((), (fence, AtVersion(PRESENCE_KIND, ("",), _NEVER)))
-            )
-        except LeaseExpiredError:
-            return True
-        except (FenceError, VersionConflictError):
-            return False
-        return False
 
     # What becomes of its work.
 
@@ -339,22 +268,28 @@ class Rescue:
 
     async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
         """Forget the runtime, and say what came of it; the last unit of a rescue."""
-        head, said = await self._store.read(
-            lambda reader: (reader.head(dead.present.log), reader.head(RESCUES))
-        )
         event = Event.of("runtime.rescued", rescued.section())
+        log, said = await self._chronicles(dead.present.log)
         writes: tuple[Write, ...] = (
-            Append(RESCUES, (event,)),
+            *chronicle.saying(RESCUES, said, event, RESCUES_KEPT),
             DeleteRecord(PRESENCE_KIND, (dead.incarnation,)),
             ReleaseLease(fence.key, fence.generation),
         )
-        if said is not None and said.last_sequence + 1 - said.first_sequence >= RESCUES_KEPT:
-            writes = (*writes, TrimStream(RESCUES, said.last_sequence + 2 - RESCUES_KEPT))
-        if head is not None and not head.closed:
-            trim = TrimStream(dead.present.log, head.last_sequence + 1)
-            writes = (trim, CloseStream(dead.present.log), *writes)
+        if isinstance(log, Head) and not log.closed:
+            trim = TrimStream(log.name, log.last_sequence + 1)
+            writes = (trim, CloseStream(log.name), *writes)
         await self._store.commit_early(Unit(writes, (fence,)))
         self._store.world.failpoints.reach("rescue.ended")
+
+    async def _chronicles(self, log: str) -> list[chronicle.Found]:
+        """Return the heads of a log and of what is said of rescues; damage is noted."""
+        found = await self._store.read(
+            lambda reader: [chronicle.find(reader, stream) for stream in (log, RESCUES)]
+        )
+        for head in found:
+            if isinstance(head, DamagedError):
+                await self._damages.note_once(head)
+        return found
 
     # What it left behind.
 
@@ -424,18 +359,6 @@ class Rescue:
                     return entries, None
         except DamagedError as damage:
             return entries, damage
-
-
-_Present = tuple[RecordRow, Present, LeaseRow | None]
-
-
-def _everybody(reader: Reads) -> list[_Present]:
-    """Read who did not say goodbye, and the lease of each."""
-    found: list[_Present] = []
-    for record in reader.records(PRESENCE_KIND, b"", prefix_end(b""), _EVERYBODY, None):
-        present = codec.decode_as(record.value or b"", Present, PRESENCE_KIND)
-        found.append((record, present, reader.lease(lease_of(record.key[0]))))
-    return found
 
 
 def _stops(some: Sequence[Left], reader: Reads) -> list[RecordRow | None]:
