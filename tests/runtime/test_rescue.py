@@ -262,6 +262,8 @@ def test_who_lives_is_not_taken_for_dead_for_a_damaged_presence(kept_url: str) -
                 assert [worker.here for worker in await heir.workers.list()] == [True]
                 await heir._lifeline.tick()
                 assert await heir.ledger.interrupted() == []
+                running = await heir.ledger.list("running")
+                assert [info.key[0] for info in running] == KEYS
                 for key in KEYS:
                     process.call("settle", key=key)
 

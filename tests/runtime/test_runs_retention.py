@@ -7,14 +7,20 @@ import pytest
 
 import holdfast
 from holdfast import Machine, Run, Runtime
-from holdfast.core.errors import InvalidValueError
+from holdfast.core.errors import DamagedError, InvalidValueError
 from holdfast.core.refusal import PipelineNotFoundError
 from holdfast.core.world import World
 from holdfast.testing.clock import ManualClock
+from tests.runtime import behind
 
 
 async def quick(run: Run) -> None:
     """End at once."""
+
+
+async def attaches(run: Run) -> None:
+    """Attach something."""
+    await run.attach("note", b"note")
 
 
 async def quiet(run: Run) -> Any:
@@ -66,6 +72,23 @@ def test_what_is_not_to_be_kept_is_removed_by_itself(
     asyncio.run(whole())
     with pytest.raises(InvalidValueError):
         holdfast.open(store_url, runs_kept=-1)
+
+
+def test_a_run_of_which_something_is_damaged_stays_and_holds_up_no_other(kept_url: str) -> None:
+    """F9, X9. It is named; who removes just that one is told."""
+
+    async def work() -> None:
+        async with holdfast.open(kept_url) as rt:
+            await (await rt.runs.start(attaches, run_id="a")).ended()
+            await (await rt.runs.start(quick, run_id="b")).ended()
+            behind.damage(kept_url, "holdfast.artifact")
+            assert await rt.runs.retain(newest=0) == 1
+            assert await ids(rt) == {"a"}
+            assert rt.health().degraded == ("1 things are damaged; run `holdfast verify`",)
+            with pytest.raises(DamagedError, match="artifact"):
+                await rt.runs.retention.remove("a")
+
+    asyncio.run(work())
 
 
 def test_old_versions_of_a_pipeline_go_with_their_runs_and_the_newest_stays(

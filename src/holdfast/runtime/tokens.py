@@ -221,18 +221,19 @@ class Tokens(Service):
     async def _write_used(self) -> None:
         used, self._used = self._used, {}
         for id, at in used.items():
-            known = await self._look(id)
-            if known.kept is None or (known.kept.token.used_at or 0.0) >= at:
-                continue
-            token = msgspec.structs.replace(known.kept.token, used_at=at)
-            value = {"token": codec.encode(msgspec.to_builtins(token))}
-            unit = Unit(
-                (PatchRecord(KIND, (id,), value),), (AtVersion(KIND, (id,), known.version),)
-            )
-            self._known.pop(id, None)
-            # Revoked meanwhile, or the store is on its way out: it is only word.
+            # Revoked meanwhile, damaged, or the store is on its way out: it is only word.
             with suppress(HoldfastError):
-                await self._store.commit(unit)
+                await self._write_use(id, at)
+
+    async def _write_use(self, id: str, at: float) -> None:
+        known = await self._look(id)
+        if known.kept is None or (known.kept.token.used_at or 0.0) >= at:
+            return
+        token = msgspec.structs.replace(known.kept.token, used_at=at)
+        value = {"token": codec.encode(msgspec.to_builtins(token))}
+        unit = Unit((PatchRecord(KIND, (id,), value),), (AtVersion(KIND, (id,), known.version),))
+        self._known.pop(id, None)
+        await self._store.commit(unit)
 
     async def _keep(self, token: Token) -> str:
         secret = secrets.token_urlsafe(32)

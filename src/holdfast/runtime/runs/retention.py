@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from holdfast.core import bulk, codec
-from holdfast.core.errors import VersionConflictError
+from holdfast.core.errors import DamagedError, VersionConflictError
 from holdfast.core.key import encode_key
 from holdfast.core.pipeline import FUNCTION, HEAD, VERSION, Version, version_place
 from holdfast.core.refusal import NotReadyError, RunStateError
@@ -83,7 +83,7 @@ class Retention(Service):
                 heapq.heappush(newest, (view.ended, row.key[0]))
                 gone = heapq.heappop(newest)[1] if len(newest) > kept else None
             if gone is not None:
-                count += dry_run or await self._removed(gone)
+                count += dry_run or await self._removed_whole(gone)
         return count
 
     async def remove(self, run_id: str, revision: int | None = None) -> None:
@@ -114,6 +114,14 @@ class Retention(Service):
 
     def _is_old(self, view: RunView, kept_for: float | None) -> bool:
         return kept_for is not None and self._views.wall() - view.ended >= kept_for
+
+    async def _removed_whole(self, run_id: str) -> bool:
+        """Remove a run; one of which something is damaged stays, and holds up no other."""
+        try:
+            return await self._removed(run_id)
+        except DamagedError as damage:
+            await self._views.damages.note_once(damage)
+            return False
 
     async def _removed(self, run_id: str) -> bool:
         """Remove a run; return whether it was done here."""

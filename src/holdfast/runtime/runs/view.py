@@ -11,7 +11,6 @@ at once, the second one decides anew.
 
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -251,8 +250,12 @@ class Views:
         if place is None:
             return False
         log.error("event=place_mended kind=%s run=%s", kind, key[-1])
-        with suppress(ConflictError):  # Somebody else was faster, or the run moved on.
+        try:
             await self.commit(Unit((place,), (AtVersion(KIND, key[-1:], version),)))
+        except ConflictError:
+            return True  # Somebody else was faster, or the run moved on.
+        except HoldfastError:
+            return False
         return True
 
     async def get(self, run_id: str) -> tuple[RunView, int]:

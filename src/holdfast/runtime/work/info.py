@@ -10,6 +10,7 @@ import msgspec
 
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import EntryRow, EntryState, decode_row
+from holdfast.runtime.listing import TolerantReader
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
 from holdfast.runtime.work.entry import KIND
 from holdfast.store.port import Lists
@@ -34,13 +35,13 @@ class EntryInfo(EntryRow, frozen=True, kw_only=True):
 
 
 def entries(
-    reader: Lists, state: EntryState | None, kind: str | None, first: bytes, limit: int
+    lists: TolerantReader, state: EntryState | None, kind: str | None, first: bytes, limit: int
 ) -> list[EntryInfo]:
     """
     Return entries in key order: of one tag, of the tags of all runtimes, or all there are.
 
     Args:
-        reader: what is read.
+        lists: what is read.
         state: only those in this state.
         kind: only those of this kind.
         first: encoded key with which to begin.
@@ -48,11 +49,13 @@ def entries(
     """
     tags: list[str | None] = [None if state is None else state.value]
     if state is EntryState.RUNNING:
-        present = reader.records(PRESENCE_KIND, b"", prefix_end(b""), LISTED_MAX, None)
+        present = lists.records(PRESENCE_KIND, b"", prefix_end(b""), LISTED_MAX, None)
         tags = [record.key[0] for record in present]
+        # Their keys, which are their tags, can be read still.
+        tags += [one.key[0] for one in lists.damaged if one.kind == PRESENCE_KIND and one.key]
     found: list[EntryInfo] = []
     for tag in tags:
-        found += _tagged(reader, tag, kind, first, limit)
+        found += _tagged(lists, tag, kind, first, limit)
     if len(tags) > 1:
         found.sort(key=lambda info: encode_key(info.key))
     return found[:limit]
