@@ -84,6 +84,37 @@ def test_a_damaged_record_holds_up_no_run_and_is_noted_once(
     assert "service_failed" not in caplog.text
 
 
+def test_a_damaged_place_of_a_run_that_cannot_be_read_holds_up_no_run(kept_url: str) -> None:
+    """R7, A13. Its view was written by something else, so nobody can put the place back."""
+
+    async def work() -> None:
+        async with holdfast.open(kept_url, functions=[seven]) as rt:
+            await rt._store.commit(Unit((PutRecord(view.KIND, ("r",), codec.encode("x")),)))
+            await put_something(rt, view.QUEUED_KIND)
+            damage(kept_url, view.QUEUED_KIND)
+            await looked(rt)
+            await rt.runs.start(seven, run_id="queued")
+            async with asyncio.timeout(10):
+                assert await rt.runs.result("queued") == 7
+
+    asyncio.run(work())
+
+
+def test_a_damaged_place_is_put_back_and_its_run_goes_on(kept_url: str, caplog: Any) -> None:
+    """F9, R7. It is what the view says, so nothing is lost, and nothing stays noted."""
+
+    async def work() -> None:
+        async with holdfast.open(kept_url) as rt:
+            await rt.runs.start(seven, run_id="waits", queue="later")
+        damage(kept_url, view.QUEUED_KIND)
+        async with holdfast.open(kept_url, functions=[seven]) as rt, asyncio.timeout(20):
+            assert await rt.runs.result("waits") == 7
+            assert rt.health().degraded == ()
+
+    asyncio.run(work())
+    assert "event=place_mended" in caplog.text
+
+
 @pytest.mark.parametrize("kind", [view.TIMER_KIND, schedule.KIND, queue.KIND])
 def test_a_record_that_something_else_wrote_holds_up_no_run(
     store_url: str, kind: str, caplog: Any

@@ -26,14 +26,14 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from holdfast.core.clock import Clock
-from holdfast.core.errors import DamagedError, HoldfastError
+from holdfast.core.errors import HoldfastError
 from holdfast.core.event import Event
 from holdfast.core.recovery import Phase, Plan, Report, Step, plain
 from holdfast.core.refusal import (
     BootBudgetError,
 )
-from holdfast.core.unit import Append, Committed, Unit, together
-from holdfast.runtime import chronicle
+from holdfast.core.unit import Append, Committed, Unit, Write, together
+from holdfast.runtime.chronicle import Chronicle, Found, find
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.health import Life, reason_of
 from holdfast.store.port import Reads
@@ -120,7 +120,7 @@ class Boot:
     ) -> None:
         """Take a store that is not open yet, and what reads what is to be known first."""
         self._store = store
-        self._damages = damages
+        self._reports = Chronicle(damages, REPORTS, REPORTS_KEPT)
         self._recalls = [damages.recall, *recalls]
         self._life = life
         self._clock: Clock = store.world.clock
@@ -175,28 +175,22 @@ class Boot:
 
     async def _recover(self, begun: float) -> None:
         reports, looked = await self._store.read(self._look)
-        if isinstance(reports, DamagedError):
-            await self._damages.note_once(reports)
         plan = Plan(tuple([step for planning in looked for step in await planning()]))
         sections = await self._restore(Phase.RESTORING, plan)
         if not plan.clean(self._reconciling()):
             await self._enter()
         sections |= await self._restore(Phase.RECONCILING, plan)
         report = Report.of(plan, sections, self._reconciling())
-        unit = self._reporting(report, reports, begun)
-        if self._entered:
-            await self._store.commit_early(unit)
-        else:
-            await self._enter(unit)
+        await self._reports.say(self._event(report, begun), reports, self._commit_report)
         self.report = report
         result = {"result": "clean" if report.clean else "rescued"}
         seconds = self._clock.monotonic() - begun
         self._telemetry.tell("recovery.finished", result, {"seconds": seconds})
 
-    def _look(self, reader: Reads) -> tuple[chronicle.Found, list[Planning]]:
+    def _look(self, reader: Reads) -> tuple[Found, list[Planning]]:
         """Look at everything in one read: each goes to a thread and back."""
         self._recall(reader)
-        return chronicle.find(reader, REPORTS), [part.look(reader) for part in self.parts]
+        return find(reader, REPORTS), [part.look(reader) for part in self.parts]
 
     def _recall(self, reader: Reads) -> None:
         for recall in self._recalls:
@@ -236,10 +230,15 @@ class Boot:
     def _reconciling(self) -> frozenset[str]:
         return frozenset(part.name for part in self.parts if part.phase is Phase.RECONCILING)
 
-    def _reporting(self, report: Report, reports: chronicle.Found, begun: float) -> Unit:
+    def _event(self, report: Report, begun: float) -> Event:
         meta = {**self._meta(), "seconds": self._clock.monotonic() - begun}
-        event = Event.of("recovery.finished", plain(report), meta)
-        return Unit(chronicle.saying(REPORTS, reports, event, REPORTS_KEPT))
+        return Event.of("recovery.finished", plain(report), meta)
+
+    async def _commit_report(self, writes: tuple[Write, ...]) -> None:
+        if self._entered:
+            await self._store.commit_early(Unit(writes))
+        else:
+            await self._enter(Unit(writes))
 
     def _meta(self) -> dict[str, object]:
         """Return what tells one start from another; no part of what was found."""

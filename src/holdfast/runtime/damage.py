@@ -7,6 +7,7 @@ Invariant: noting never hides the damage; the error goes on to the caller in any
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, HoldfastError
 from holdfast.core.key import Key, encode_key, prefix_end
-from holdfast.core.unit import PutRecord, RecordRow, Unit
+from holdfast.core.unit import DeleteRecord, PutRecord, RecordRow, Unit
 from holdfast.runtime.listing import Damaged, TolerantReader
 from holdfast.store.port import Reads
 from holdfast.store.store import Store
@@ -46,6 +47,7 @@ class Damages:
         """Take the store."""
         self._store = store
         self._noted: set[tuple[str, str]] = set()
+        self._met: set[tuple[str, Key]] = set()
         self.put_back: Callable[[str, Key], Awaitable[bool]] = _nothing
         self.count = 0
 
@@ -58,10 +60,11 @@ class Damages:
 
     async def meet(self, one: Damaged) -> bool:
         """Put back a record that can be made anew, note another; return whether it is whole."""
-        if await self.put_back(one.kind, one.key):
-            return True
-        await self.note_once(one.error)
-        return False
+        is_whole, place = await self.put_back(one.kind, one.key), (one.kind, one.key)
+        if not is_whole or place in self._met:  # Met again, it was another one's place.
+            await self.note_once(one.error)
+        self._met.add(place)
+        return is_whole
 
     async def around(self, work: Callable[[TolerantReader], T]) -> T:
         """Read what is intact or can be put back; what is damaged for good is left out."""
@@ -72,7 +75,9 @@ class Damages:
 
         found, damaged = await self._store.read(read)
         if any([await self.meet(one) for one in damaged]):
-            found, _ = await self._store.read(read)
+            found, still = await self._store.read(read)
+            for one in still:
+                await self.note_once(one.error)
         return found
 
     async def note_once(self, damage: DamagedError) -> None:
@@ -94,6 +99,14 @@ class Damages:
         except HoldfastError:
             log.warning("event=damage_not_noted what=%s", damage.what)
 
+    async def forget(self, damage: DamagedError) -> None:
+        """Drop the note about a damage that was mended."""
+        key = (damage.what, damage.name)
+        self._noted.discard(key)
+        self.count = len(self._noted)
+        with suppress(HoldfastError):  # It is only word.
+            await self._store.commit_early(Unit((DeleteRecord(KIND, key),)))
+
     def words(self) -> str:
         """Return what is known in words; empty if nothing is."""
         return f"{self.count} things are damaged; run `holdfast verify`" if self.count else ""
@@ -107,7 +120,7 @@ class Damages:
         return {
             (one.row.key[0], one.row.key[1]): _sequence(one.row) if one.intact else None
             for one in records
-            if one.row.key
+            if len(one.row.key) == 2
         }
 
 

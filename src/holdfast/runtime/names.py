@@ -45,7 +45,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
-from holdfast.runtime.listing import below, every, intact
+from holdfast.runtime.listing import below, intact
 from holdfast.store.port import Finding, Reads
 from holdfast.store.store import Store
 
@@ -200,16 +200,9 @@ def _share(row: RecordRow) -> int:
 
 async def compare_names(store: Store) -> list[Finding]:
     """Return the totals that are not the sum of the shares."""
-    totals: dict[str, tuple[Total, int]] = {}
-    damaged: set[str] = set()  # The store's to report.
-    async for one in every(store, TOTAL_KIND):
-        if one.intact:
-            totals[one.row.key[0]] = _total(one.row)
-        else:
-            damaged.update(one.row.key)
+    totals = {row.key[0]: _total(row) async for row in intact(store, TOTAL_KIND)}
     shares = await _sums(store)
-    named = {*totals, *shares} - damaged
-    odd = [name for name in named if shares[name] != _names(totals, name)]
+    odd = [name for name in {*totals, *shares} if shares[name] != _names(totals, name)]
     if not odd:
         return []
     # They may have changed since; only a total that stayed while the shares were read counts.
@@ -219,7 +212,7 @@ async def compare_names(store: Store) -> list[Finding]:
     return [
         Finding("blob", name, f"is named {shares[name]} times, counted are {now[0].names}")
         for name, then, now in zip(odd, before, after, strict=True)
-        if then == now and now[0].names != shares[name]
+        if now is not None and then == now and now[0].names != shares[name]
     ]
 
 
@@ -234,5 +227,9 @@ async def _sums(store: Store) -> Counter[str]:
     return sums
 
 
-async def _read_total(store: Store, name: str) -> tuple[Total, int]:
-    return _total(await store.read(lambda reader: reader.record(TOTAL_KIND, (name,))))
+async def _read_total(store: Store, name: str) -> tuple[Total, int] | None:
+    """Return a total; None if it is damaged, which is the store's to report."""
+    try:
+        return _total(await store.read(lambda reader: reader.record(TOTAL_KIND, (name,))))
+    except DamagedError:
+        return None

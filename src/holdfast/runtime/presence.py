@@ -51,6 +51,7 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
+from holdfast.runtime.damage import Damages
 from holdfast.runtime.service import Service
 from holdfast.store.owner import Owner, this_owner
 from holdfast.store.port import Reads
@@ -107,9 +108,12 @@ class Presence:
         drained_at: as its record says; read by the executor, which takes no runs then.
     """
 
-    def __init__(self, store: Store, lease_ttl: float, flush_interval: float) -> None:
+    def __init__(
+        self, store: Store, damages: Damages, lease_ttl: float, flush_interval: float
+    ) -> None:
         """Take a store that is open, and how long silence means nothing."""
         self._store = store
+        self._damages = damages
         self._lease_ttl = lease_ttl
         self._flush_interval = flush_interval
         self._owner = this_owner(store.world.clock)
@@ -212,7 +216,7 @@ class Presence:
             unit = Unit((ReleaseLease(fence.key, fence.generation),))
         else:
             unit = self.leaving(*self.closing())
-        await self._store.commit_early(unit)
+        await self._commit(unit)
         self.left()
 
     async def stop(self) -> None:
@@ -269,17 +273,23 @@ class Presence:
         patch = PatchRecord(KIND, (self.incarnation,), seen)
         renew = RenewLease(self.fence.key, self._generation, self.ttl)
         try:
-            await self._renew(renew, patch)
+            await self._commit(Unit((renew, patch)))
         except (LeaseExpiredError, StaleGenerationError) as error:
             await self.overtaken(error)
 
-    async def _renew(self, renew: RenewLease, patch: PatchRecord) -> None:
+    async def _commit(self, unit: Unit) -> Committed:
+        """Commit what changes the record of this runtime; one that is damaged is mended first."""
         try:
-            await self._store.commit_early(Unit((renew, patch)))
+            return await self._store.commit_early(unit)
         except DamagedError as damage:
-            log.error("event=presence_mended reason=%s", damage.reason)
+            if damage.what != f"record {KIND}":
+                raise
             value = codec.encode(msgspec.to_builtins(self._present(self.log)))
-            await self._store.commit_early(Unit((renew, MendRecord(KIND, patch.key, value))))
+            mend = MendRecord(KIND, (self.incarnation,), value)
+            committed = await self._store.commit_early(Unit((mend, *unit.writes), unit.expects))
+            log.error("event=presence_mended reason=%s", damage.reason)
+            await self._damages.forget(damage)
+            return committed
 
     async def overtaken(self, error: FenceError) -> None:
         """Enter anew, or stop if somebody else may have this runtime's work."""
@@ -291,7 +301,7 @@ class Presence:
             self.on_fenced(error)
             return
         try:
-            self.entered(await self._store.commit_early(self.entering()))
+            self.entered(await self._commit(self.entering()))
         except LeaseHeldError:
             log.warning("event=runtime_being_rescued")  # It ends soon; then the next beat enters.
 

@@ -134,7 +134,7 @@ class Runtime:
             self._boot.parts.append(HashKey(store, redaction))
         self._drain = Drain(store, self._life, self._boot, self._flusher)
         self._drain.endings.append(self.engines.finish)
-        self._presence = Presence(store, store.options.lease_ttl, flush_interval)
+        self._presence = Presence(store, self._damages, store.options.lease_ttl, flush_interval)
         self.ledger = Ledger(store, self._presence, self._damages, redaction)
         rescue = Rescue(store, self._presence, self._damages)
         self._lifeline = Lifeline(self.ledger, rescue, store, self._presence.ttl / 3)

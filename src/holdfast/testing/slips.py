@@ -17,7 +17,6 @@ from holdfast.core.ledger import EntryRow, EntryState
 from holdfast.core.unit import (
     Append,
     Committed,
-    LeaseRow,
     PatchRecord,
     RecordRow,
     Unit,
@@ -28,7 +27,8 @@ from holdfast.runtime.sessions.image import IDENTITY, Image, Portion
 from holdfast.runtime.sessions.session import Session
 from holdfast.runtime.work import ledger, rescue
 from holdfast.runtime.work.entry import Book, Entry
-from holdfast.runtime.work.rescue import RESCUES, Rescue
+from holdfast.runtime.work.rescue import RESCUES
+from holdfast.runtime.work.roll import Roll, Someone
 from holdfast.store import owner
 from holdfast.store.store import Store
 
@@ -193,12 +193,10 @@ def _stop_forgotten() -> AbstractContextManager[None]:
 def _rescue_without_proof() -> AbstractContextManager[None]:
     """Take every runtime that did not say goodbye for dead."""
 
-    async def over(
-        self: Rescue, here: Any, incarnation: str, lease: LeaseRow | None, _: Any
-    ) -> int:
-        return 0 if lease is None else lease.generation
+    async def over(self: Roll, one: Someone, _: Any) -> int:
+        return 0 if one.lease is None else one.lease.generation
 
-    return replaced(Rescue, "_over", over)
+    return replaced(Roll, "_over", over)
 
 
 def _zombie_alive() -> AbstractContextManager[None]:

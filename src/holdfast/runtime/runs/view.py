@@ -232,11 +232,14 @@ class Views:
             return False
         try:
             found = await self.find(key[-1])
-        except DamagedError:
+            if kind == KIND or found is None:
+                return found is not None
+            return await self._put_place(kind, key, *found)
+        except ConflictError:
+            return True  # Somebody else was faster, or the run moved on.
+        except (HoldfastError, RuntimeError) as error:
+            log.warning("event=not_put_back kind=%s key=%s reason=%s", kind, key, error)
             return False
-        if kind == KIND or found is None:
-            return found is not None
-        return await self._put_place(kind, key, *found)
 
     async def _put_place(self, kind: str, key: Key, view: RunView, version: int) -> bool:
         place = next(
@@ -250,12 +253,7 @@ class Views:
         if place is None:
             return False
         log.error("event=place_mended kind=%s run=%s", kind, key[-1])
-        try:
-            await self.commit(Unit((place,), (AtVersion(KIND, key[-1:], version),)))
-        except ConflictError:
-            return True  # Somebody else was faster, or the run moved on.
-        except HoldfastError:
-            return False
+        await self.commit(Unit((place,), (AtVersion(KIND, key[-1:], version),)))
         return True
 
     async def get(self, run_id: str) -> tuple[RunView, int]:

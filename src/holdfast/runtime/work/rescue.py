@@ -24,7 +24,7 @@ name. An empty answer is never given because something could not be read.
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -33,7 +33,7 @@ import msgspec
 
 from holdfast.core import codec
 from holdfast.core.errors import DamagedError, FenceError, VersionConflictError
-from holdfast.core.event import Event, Head
+from holdfast.core.event import Event
 from holdfast.core.key import Key, encode_key, prefix_end
 from holdfast.core.ledger import (
     CRASHED,
@@ -48,6 +48,7 @@ from holdfast.core.recovery import Phase, Step, loss
 from holdfast.core.unit import (
     AtVersion,
     CloseStream,
+    Committed,
     DeleteRecord,
     Expectation,
     Fence,
@@ -59,8 +60,8 @@ from holdfast.core.unit import (
     Unit,
     Write,
 )
-from holdfast.runtime import chronicle
 from holdfast.runtime.boot import Planning, Progress
+from holdfast.runtime.chronicle import Chronicle, find
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.listing import TolerantReader, tally
 from holdfast.runtime.presence import KIND as PRESENCE_KIND
@@ -147,6 +148,7 @@ class Rescue:
         self._presence = presence
         self._damages = damages
         self._roll = Roll(store, presence, damages)
+        self._rescues = Chronicle(damages, RESCUES, RESCUES_KEPT)
         self._lock = asyncio.Lock()
 
     def look(self, reader: Reads) -> Planning:
@@ -155,8 +157,6 @@ class Rescue:
 
     async def _plan(self, called: Called) -> Sequence[Step]:
         """Return a step per dead runtime."""
-        for damaged in called.damaged:
-            await self._damages.note_once(damaged.error)
         steps: list[Step] = []
         for dead in await self._roll.dead_of(called):
             count = await self._count(dead)
@@ -192,7 +192,7 @@ class Rescue:
         if fence is None:
             return rescued
         try:
-            left, damaged = await self._left(dead)
+            log, left, damaged = await self._left(dead)
             for damage in damaged:
                 await self._damages.note(damage)
                 rescued.damaged.append(f"{damage.what} {damage.name}: {damage.reason}")
@@ -206,7 +206,7 @@ class Rescue:
                 progress(len(chunk))
             rescued.runtimes.append(dead.present.epoch)
             rescued.losses.append(loss(dead.present.epoch, dead.present.flush_interval))
-            await self._end(dead, fence, rescued)
+            await self._end(dead, log, fence, rescued)
         except FenceError:
             return Rescued()  # It took longer than the lease lasted; somebody else goes on.
         return rescued
@@ -266,37 +266,34 @@ class Rescue:
             self._store.world.failpoints.reach("rescue.entry")
             return [*states]
 
-    async def _end(self, dead: Dead, fence: Fence, rescued: Rescued) -> None:
+    async def _end(self, dead: Dead, log: str, fence: Fence, rescued: Rescued) -> None:
         """Forget the runtime, and say what came of it; the last unit of a rescue."""
         event = Event.of("runtime.rescued", rescued.section())
-        log, said = await self._chronicles(dead.present.log)
+        head, said = await self._store.read(
+            lambda reader: (find(reader, log) if log else None, find(reader, RESCUES))
+        )
         writes: tuple[Write, ...] = (
-            *chronicle.saying(RESCUES, said, event, RESCUES_KEPT),
             DeleteRecord(PRESENCE_KIND, (dead.incarnation,)),
             ReleaseLease(fence.key, fence.generation),
         )
-        if isinstance(log, Head) and not log.closed:
-            trim = TrimStream(log.name, log.last_sequence + 1)
-            writes = (trim, CloseStream(log.name), *writes)
-        await self._store.commit_early(Unit(writes, (fence,)))
-        self._store.world.failpoints.reach("rescue.ended")
+        if isinstance(head, DamagedError):
+            await self._damages.note_once(head)  # It is left as it is.
+        elif head is not None and not head.closed:
+            writes = (TrimStream(log, head.last_sequence + 1), CloseStream(log), *writes)
 
-    async def _chronicles(self, log: str) -> list[chronicle.Found]:
-        """Return the heads of a log and of what is said of rescues; damage is noted."""
-        found = await self._store.read(
-            lambda reader: [chronicle.find(reader, stream) for stream in (log, RESCUES)]
-        )
-        for head in found:
-            if isinstance(head, DamagedError):
-                await self._damages.note_once(head)
-        return found
+        def commit(also: tuple[Write, ...]) -> Coroutine[None, None, Committed]:
+            return self._store.commit_early(Unit((*also, *writes), (fence,)))
+
+        await self._rescues.say(event, said, commit)
+        self._store.world.failpoints.reach("rescue.ended")
 
     # What it left behind.
 
-    async def _left(self, dead: Dead) -> tuple[list[Left], list[DamagedError]]:
-        """Return its entries by the records and by the log, and what of them is damaged."""
+    async def _left(self, dead: Dead) -> tuple[str, list[Left], list[DamagedError]]:
+        """Return its log, its entries by the records and by the log, and what is damaged."""
         found, damaged = await self._tagged(dead)
-        logged, damage = await self._logged(dead.present.log)
+        log = dead.present.log or next((left.row.owner.log for left in found), "")
+        logged, damage = await self._logged(log)
         if damage is not None:
             damaged.append(damage)
         known = {left.key for left in found}
@@ -305,7 +302,7 @@ class Rescue:
                 left = await self._checked(key, row, dead, damaged)
                 if left is not None:
                     found.append(left)
-        return sorted(found, key=lambda left: encode_key(left.key)), damaged
+        return log, sorted(found, key=lambda left: encode_key(left.key)), damaged
 
     async def _tagged(self, dead: Dead) -> tuple[list[Left], list[DamagedError]]:
         """Return what carries its tag; behind a damaged record only the log can tell."""
@@ -345,8 +342,10 @@ class Rescue:
         return None
 
     async def _logged(self, log: str) -> tuple[dict[Key, EntryRow], DamagedError | None]:
-        """Return what was in flight by a log, as far as it can be read."""
+        """Return what was in flight by a log, as far as it is known and can be read."""
         entries: dict[Key, EntryRow] = {}
+        if not log:
+            return entries, None
         try:
             head = await self._store.read(lambda reader: reader.head(log))
             after = head.first_sequence - 1 if head is not None else 0

@@ -8,10 +8,11 @@ Invariants: nobody is called dead because something could not be read; a presenc
 lease that is damaged is said, and keeps nobody else from being found.
 
 A damaged presence record is written anew: by its own runtime at the next heartbeat, or, once its
-lease is over, by who calls the roll. What only it said is not known then: the log of that runtime
-and how much it buffered. The records of its work stand alone.
+lease is over, by who calls the roll. What only it said is not known then: which process it was,
+how much it buffered, and, where none of its work can be read, its log.
 """
 
+from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -31,11 +32,12 @@ from holdfast.runtime.damage import Damages
 from holdfast.runtime.listing import Damaged, TolerantReader
 from holdfast.runtime.presence import KIND, Presence, Present, lease_of
 from holdfast.store.owner import NOT_KNOWN, Owner, proven_dead
+from holdfast.store.port import Reads
 from holdfast.store.store import Store
 
 _EVERYBODY: Final = 10_000
 _NEVER: Final = -1
-_FORGOTTEN: Final = Present(Owner("not known", NOT_KNOWN, 0, "", None), 0, None, "", 0.0, "", 0.0)
+_NOBODY: Final = Owner("not known", NOT_KNOWN, 0, "", None)
 
 
 class Dead(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ class Called(NamedTuple):
 
     Attributes:
         everybody: who can be read.
-        unread: incarnations of those who cannot; an empty one if not even that can be read.
+        unread: incarnations of those who cannot, or an empty one for whoever it is.
         damaged: what is damaged.
     """
 
@@ -83,7 +85,7 @@ def call(lists: TolerantReader) -> Called:
     """Read who did not say goodbye, and the lease of each."""
     found: list[Someone] = []
     rows = lists.records(KIND, b"", prefix_end(b""), _EVERYBODY, None)
-    unread = {"".join(one.key[:1]) for one in lists.damaged}
+    unread = {""} if lists.damaged else set[str]()  # What a damaged row says is no key.
     for row in rows:
         unread.add(row.key[0])
         with lists.apart(KIND, row.key):
@@ -91,6 +93,14 @@ def call(lists: TolerantReader) -> Called:
             found.append(Someone(row, present, lists.reader.lease(lease_of(row.key[0]))))
             unread.remove(row.key[0])
     return Called(found, frozenset(unread), lists.damaged)
+
+
+def _damage_of(incarnation: str, reader: Reads) -> DamagedError | None:
+    try:
+        reader.record(KIND, (incarnation,))
+    except DamagedError as damage:
+        return damage
+    return None
 
 
 class Roll:
@@ -120,23 +130,32 @@ class Roll:
     async def mend(self) -> None:
         """Write anew the presence records that are damaged and whose runtimes are silent."""
         called = await self._damages.around(call)
-        damaged = {one.key[0] for one in called.damaged if one.kind == KIND and one.key}
-        for incarnation in damaged - {self._presence.incarnation}:
-            await self._mend(incarnation)
+        for one in called.damaged:
+            if one.key and one.key[0] != self._presence.incarnation:
+                await self._mend(one.key[0])
 
     async def _mend(self, incarnation: str) -> None:
+        damage = await self._store.read(partial(_damage_of, incarnation))
+        if damage is None:
+            return  # Its lease is what is damaged; or that is the key of somebody else.
         try:
             lease = await self._store.read(lambda reader: reader.lease(lease_of(incarnation)))
         except DamagedError:
             return  # Nobody can tell whether it lives.
         if lease is not None and lease.incarnation and not await self._expired(lease):
             return
-        value = codec.encode(msgspec.to_builtins(_FORGOTTEN))
+        value = codec.encode(msgspec.to_builtins(self._forgotten(lease)))
         mend = MendRecord(KIND, (incarnation,), value)
         try:
             await self._store.commit_early(Unit((mend,), (self._presence.fence,)))
         except (ConflictError, FenceError):
             return  # It was mended, or said goodbye; or this runtime is itself taken for dead.
+        await self._damages.forget(damage)
+
+    def _forgotten(self, lease: LeaseRow | None) -> Present:
+        """Return what is known without the record: that it lived until about its lease's end."""
+        domain, seconds = ("", 0.0) if lease is None else (lease.domain, lease.expires_at)
+        return Present(_NOBODY, 0, None, "", self._store.world.clock.wall(), domain, seconds)
 
     async def _over(self, one: Someone, called: Called) -> int | None:
         """Return the generation that may be taken, 0 for any that is free, None if it lives."""

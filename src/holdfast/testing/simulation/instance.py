@@ -28,7 +28,7 @@ from holdfast.runtime import presence
 from holdfast.runtime.opening import Opening
 from holdfast.runtime.runs import executor
 from holdfast.runtime.runtime import Options, Runtime
-from holdfast.runtime.work import rescue
+from holdfast.runtime.work import roll
 from holdfast.store.owner import Owner
 from holdfast.store.port import Answers, Changes, Opened
 from holdfast.store.sqlite.driver import SqliteDriver
@@ -82,7 +82,7 @@ def virtual_owners(loop: VirtualLoop) -> Generator[None]:
 
     with (
         replaced(presence, "this_owner", this_owner),
-        replaced(rescue, "proven_dead", proven_dead),
+        replaced(roll, "proven_dead", proven_dead),
         # Nobody runs anything here, and a look for runs every half second costs a third of a seed.
         replaced(executor, "LOOK", LOOK),
     ):
