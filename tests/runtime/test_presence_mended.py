@@ -8,7 +8,8 @@ import apsw
 import pytest
 
 import holdfast
-from holdfast import EntryState, Runtime
+from holdfast import RESUME, EntryState, Runtime
+from holdfast.core.ledger import Terms
 from holdfast.core.world import World
 from holdfast.runtime import boot
 from holdfast.runtime.work import rescue
@@ -56,9 +57,32 @@ def test_its_own_runtime_says_goodbye(kept_url: str) -> None:
     async def run() -> None:
         async with holdfast.open(kept_url):
             behind.damage(kept_url, KIND)
+        count = f"SELECT 1 FROM {{record}} WHERE kind = '{KIND}' AND value IS NOT NULL"
+        assert behind.execute(kept_url, count) == []
         async with holdfast.open(kept_url) as rt:
             assert await told(rt) == []
-            assert [worker.here for worker in await rt.workers.list()] == [True]
+            assert rt.health().degraded == ()
+
+    asyncio.run(run())
+
+
+def test_work_is_as_fresh_as_the_lease_of_its_runtime(tmp_path: Path) -> None:
+    """F9, H5. What began long ago goes on, if its runtime was there until a moment ago."""
+    url, clock = f"sqlite:///{tmp_path / 'a.db'}", ManualClock()
+
+    async def run() -> None:
+        async with holdfast.open(url, world=World(clock=clock), lease_ttl=50.0) as one:
+            await one.ledger.start(("work",), Terms(policy=RESUME, fresh_for=100.0))
+            for _ in range(10):
+                clock.advance(40.0)
+                await one._presence.beat()
+            await one._presence.stop()
+            behind.damage(url, KIND)
+            clock.advance(51.0)
+            async with holdfast.open(url, world=World(clock=clock)) as heir:
+                await heir._lifeline.tick()
+                info = await heir.ledger.find("work")
+                assert info is not None and info.state is EntryState.RESUMABLE
 
     asyncio.run(run())
 
