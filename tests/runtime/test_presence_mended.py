@@ -18,6 +18,8 @@ from tests.runtime import behind
 from tests.runtime.process import Process
 
 KIND = "holdfast.runtime"
+# Of a runtime that beats, and looks for the dead, only when it is told to.
+SELDOM = 1e6
 
 
 async def told(rt: Runtime) -> list[list[int]]:
@@ -93,7 +95,7 @@ def test_of_one_that_died_the_work_is_judged_as_ever_and_no_stream_is_touched(
     """F9, H1, H5. It was heard of until a moment ago; its log is named by its work."""
 
     async def run() -> None:
-        async with holdfast.open(kept_url) as rt:
+        async with holdfast.open(kept_url, lease_ttl=SELDOM) as rt:
             await rt.history("").append("mine")
             with Process(kept_url, lease_ttl=1.0) as process:
                 process.call("begin_all", keys=["long"], policy="resume")
@@ -125,7 +127,7 @@ def test_a_record_whose_key_is_damaged_is_nobody(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
 
     async def run() -> None:
-        async with holdfast.open(f"sqlite:///{path}") as rt:
+        async with holdfast.open(f"sqlite:///{path}", lease_ttl=SELDOM) as rt:
             with Process(f"sqlite:///{path}") as process:
                 process.call("begin_all", keys=["work"])
                 process.kill()
