@@ -38,8 +38,6 @@ class Damages:
     The notes about damage in one store.
 
     Attributes:
-        count: how many things are known to be damaged; counted at the boot, up to `LISTED_MAX`,
-            and with every note since.
         put_back: writes a damaged record anew from what it was made of; returns whether it could.
     """
 
@@ -49,14 +47,12 @@ class Damages:
         self._noted: set[tuple[str, str]] = set()
         self._met: set[tuple[str, Key]] = set()
         self.put_back: Callable[[str, Key], Awaitable[bool]] = _nothing
-        self.count = 0
 
     def recall(self, reader: Reads) -> None:
-        """Count what was found damaged before this opening."""
+        """Read what was found damaged before this opening, up to `LISTED_MAX` things."""
         known = reader.listed(KIND, b"", prefix_end(b""), LISTED_MAX)
         # A note that is damaged itself says by its key still what it is about.
         self._noted |= {(one.row.key[0], one.row.key[1]) for one in known if len(one.row.key) == 2}
-        self.count = len(self._noted)
 
     async def meet(self, one: Damaged) -> bool:
         """Put back a record that can be made anew, note another; return whether it is whole."""
@@ -80,6 +76,12 @@ class Damages:
                 await self.note_once(one.error)
         return found
 
+    async def records(
+        self, kind: str, first: bytes, until: bytes, limit: int, tag: str | None
+    ) -> list[RecordRow]:
+        """Return records by encoded key as `around` reads them."""
+        return await self.around(lambda lists: lists.records(kind, first, until, limit, tag))
+
     async def note_once(self, damage: DamagedError) -> None:
         """Remember a damage that is met at every look, the first time."""
         if (damage.what, damage.name) not in self._noted:
@@ -91,7 +93,6 @@ class Damages:
             "event=damage what=%s name=%r sequence=%s", damage.what, damage.name, damage.sequence
         )
         self._noted.add((damage.what, damage.name))
-        self.count = len(self._noted)
         value = codec.encode(msgspec.to_builtins(_Note(damage.sequence, damage.reason)))
         try:
             key = (damage.what, damage.name)
@@ -103,13 +104,13 @@ class Damages:
         """Drop the note about a damage that was mended."""
         key = (damage.what, damage.name)
         self._noted.discard(key)
-        self.count = len(self._noted)
         with suppress(HoldfastError):  # It is only word.
             await self._store.commit_early(Unit((DeleteRecord(KIND, key),)))
 
     def words(self) -> str:
         """Return what is known in words; empty if nothing is."""
-        return f"{self.count} things are damaged; run `holdfast verify`" if self.count else ""
+        count = len(self._noted)
+        return f"{count} things are damaged; run `holdfast verify`" if count else ""
 
     async def known(self) -> dict[tuple[str, str], int | None]:
         """Return sequence (or None) by what and name of everything found damaged."""

@@ -16,7 +16,6 @@ refused; notes are a stream, so each is chained to the one before it.
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Final, NamedTuple
 
 import msgspec
@@ -30,7 +29,6 @@ from holdfast.core.redaction import Redactor
 from holdfast.core.unit import Append, AtVersion, DeleteRecord, PutRecord, RecordRow, Unit, Write
 from holdfast.runtime.damage import Damages
 from holdfast.runtime.history import History
-from holdfast.runtime.listing import TolerantReader
 from holdfast.store.rider import Rider, TakenError, riding
 from holdfast.store.store import Store
 
@@ -224,15 +222,11 @@ class Requests:
         rows: list[RecordRow] = []
         for day in range(today - 30, today - int(KEPT_FOR // _DAY)):
             tag = _day_tag(day * _DAY)
-            rows += await self._damages.around(partial(_tagged, tag=tag))
+            rows += await self._damages.records(KIND, b"", prefix_end(b""), _DROPPED_MAX, tag)
         if rows:
             await self._store.commit(
                 Unit(tuple([DeleteRecord(KIND, row.key) for row in rows[:_DROPPED_MAX]]))
             )
-
-
-def _tagged(lists: TolerantReader, tag: str) -> list[RecordRow]:
-    return lists.records(KIND, b"", prefix_end(b""), _DROPPED_MAX, tag)
 
 
 def _day_tag(wall: float) -> str:

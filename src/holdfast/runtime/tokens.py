@@ -191,8 +191,8 @@ class Tokens(Service):
     async def list(self) -> Sequence[Token]:
         """Return all tokens, oldest first; those that allow nothing any more included."""
         await self._write_used()
-        rows: Sequence[RecordRow] = await self._damages.around(
-            lambda lists: lists.records(KIND, b"", prefix_end(b""), _LISTED_MAX, None)
+        rows: Sequence[RecordRow] = await self._damages.records(
+            KIND, b"", prefix_end(b""), _LISTED_MAX, None
         )
         kept = [_kept(row) for row in rows]
         found = [one.token for one in kept if one is not None and not one.token.once]

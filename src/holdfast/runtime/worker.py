@@ -54,9 +54,7 @@ class Workers:
 
     async def list(self) -> list[Worker]:
         """Return the runtimes that did not say goodbye, by their ids."""
-        rows = await self._damages.around(
-            lambda lists: lists.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
-        )
+        rows = await self._damages.records(KIND, b"", prefix_end(b""), LISTED_MAX, None)
         return [self._worker(row) for row in rows]
 
     async def get(self, id: str) -> Worker:

@@ -170,9 +170,7 @@ class Pipelines:
         """Return versions by the place of their records."""
         if not 1 <= limit <= LISTED_MAX:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
-        rows = await self.views.damages.around(
-            lambda lists: lists.records(kind, first, until, limit, None)
-        )
+        rows = await self.views.damages.records(kind, first, until, limit, None)
         return [codec.decode_as(row.value or b"", Version, "pipeline") for row in rows]
 
     async def _content(self, machine: Machine, key: Key, digest: bytes, *, kept: bool) -> Any:

@@ -109,9 +109,7 @@ class Artifacts:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         begin = encode_key((run_id,))
         first = begin if after is None else encode_key(_key_of(after)) + b"\0"
-        rows = await self._views.damages.around(
-            lambda lists: lists.records(KIND, first, prefix_end(begin), limit, None)
-        )
+        rows = await self._views.damages.records(KIND, first, prefix_end(begin), limit, None)
         return [codec.decode_as(row.value or b"", Artifact, "artifact") for row in rows]
 
     async def get(self, id: str) -> Artifact:

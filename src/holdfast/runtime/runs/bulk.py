@@ -295,9 +295,7 @@ class Bulk:
     ) -> Sequence[RecordRow]:
         if not 1 <= limit <= LISTED_MAX:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
-        return await self._views.damages.around(
-            lambda lists: lists.records(kind, first, until, limit, tag)
-        )
+        return await self._views.damages.records(kind, first, until, limit, tag)
 
     async def _found(self, id: str) -> tuple[RunInfo, Order]:
         view = await self._views.find(id)

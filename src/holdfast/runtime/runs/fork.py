@@ -246,7 +246,5 @@ def _goes_along(said: Payload, over: set[str], fired: set[str]) -> bool:
 async def forks_of(views: Views, run_id: str) -> list[str]:
     """Return the runs that were forked from a run."""
     begin = encode_key((run_id,))
-    rows = await views.damages.around(
-        lambda lists: lists.records(LINK_KIND, begin, prefix_end(begin), LISTED_MAX, None)
-    )
+    rows = await views.damages.records(LINK_KIND, begin, prefix_end(begin), LISTED_MAX, None)
     return [row.key[1] for row in rows]

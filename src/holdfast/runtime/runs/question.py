@@ -232,9 +232,7 @@ class Questions:
             raise LimitError(what="limit", size=limit, limit=LISTED_MAX)
         begin = b"" if run_id is None else encode_key((run_id,))
         first = begin if after is None else max(begin, encode_key(key_of(after)) + b"\0")
-        rows = await self._views.damages.around(
-            lambda lists: lists.records(KIND, first, prefix_end(begin), limit, state)
-        )
+        rows = await self._views.damages.records(KIND, first, prefix_end(begin), limit, state)
         return list(await self._infos([(read_question(row), row) for row in rows]))
 
     async def due(
@@ -412,9 +410,7 @@ class Questions:
 async def closings(views: Views, run_id: str) -> tuple[tuple[Write, ...], tuple[AtVersion, ...]]:
     """Return what closes the open questions of a run that ends."""
     begin = encode_key((run_id,))
-    rows = await views.damages.around(
-        lambda lists: lists.records(KIND, begin, prefix_end(begin), LISTED_MAX, "open")
-    )
+    rows = await views.damages.records(KIND, begin, prefix_end(begin), LISTED_MAX, "open")
     writes: list[Write] = []
     for row in rows:
         question = read_question(row)

@@ -109,9 +109,7 @@ class Queues:
 
     async def list(self) -> list[Queue]:
         """Return the queues that have limits."""
-        rows = await self._views.damages.around(
-            lambda lists: lists.records(KIND, b"", prefix_end(b""), QUEUES_MAX, None)
-        )
+        rows = await self._views.damages.records(KIND, b"", prefix_end(b""), QUEUES_MAX, None)
         return [read_queue(row) for row in rows]
 
     async def share(self, name: str, run_id: str) -> Share | None:

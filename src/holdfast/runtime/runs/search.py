@@ -172,11 +172,7 @@ class Search:
     async def _rows(self, sought: Sought, after: str | None, limit: int) -> list[RecordRow]:
         first = b"" if after is None else encode_key((after,)) + b"\0"
         tag = None if sought.status is None else sought.status.value
-        return list(
-            await self._views.damages.around(
-                lambda lists: lists.records(KIND, first, prefix_end(b""), limit, tag)
-            )
-        )
+        return await self._views.damages.records(KIND, first, prefix_end(b""), limit, tag)
 
 
 def _given(said: Started) -> tuple[object, ...]:

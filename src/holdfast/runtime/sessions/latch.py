@@ -108,9 +108,7 @@ class Latches:
         return found is not None
 
     async def _page(self, first: bytes, until: bytes) -> Sequence[RecordRow]:
-        return await self._damages.around(
-            lambda lists: lists.records(KIND, first, until, PAGE, None)
-        )
+        return await self._damages.records(KIND, first, until, PAGE, None)
 
     async def _look(self, row: RecordRow) -> Latch | None:
         kept = codec.decode_as(row.value or b"\xc0", _Kept, "latch")

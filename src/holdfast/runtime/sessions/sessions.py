@@ -226,9 +226,7 @@ class Sessions:
         begin = encode_key((name,))
         first = begin if after is None else encode_key((name, *as_key(after))) + b"\0"
         tag = ARCHIVED if archived else ACTIVE
-        rows = await self._damages.around(
-            lambda lists: lists.records(HEAD, first, prefix_end(begin), limit, tag)
-        )
+        rows = await self._damages.records(HEAD, first, prefix_end(begin), limit, tag)
         return [_info(row) for row in rows]
 
     async def close(self, kind: type[object], key: str | Key) -> None:

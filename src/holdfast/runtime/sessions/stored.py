@@ -77,9 +77,7 @@ class StoredSessions:
         begin = b"" if kind is None else encode_key((kind,))
         first = begin if after is None else max(begin, encode_key(after) + b"\0")
         tag = None if archived is None else (ARCHIVED if archived else ACTIVE)
-        rows = await self._damages.around(
-            lambda lists: lists.records(HEAD, first, prefix_end(begin), limit, tag)
-        )
+        rows = await self._damages.records(HEAD, first, prefix_end(begin), limit, tag)
         return [self._of(row) for row in rows]
 
     async def get(self, name: Key) -> tuple[StoredSession, dict[str, dict[str, Any]]]:

@@ -178,7 +178,6 @@ class Rescue:
         """Rescue everybody who is dead now; what fails of one is raised when all were tried."""
         rescued = Rescued()
         async with self._lock:
-            await self._roll.mend()
             rescues = [partial(self._rescue, dead, progress) for dead in await self._roll.dead()]
             for one in await each(rescues):
                 rescued.add(one)

@@ -12,6 +12,7 @@ lease is over, by who calls the roll. What only it said is not known then: which
 how much it buffered, and, where none of its work can be read, its log.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -113,8 +114,12 @@ class Roll:
         self._damages = damages
 
     async def dead(self) -> list[Dead]:
-        """Return the runtimes that are proven dead, oldest first; changes nothing."""
-        return await self.dead_of(await self._damages.around(call))
+        """Return the runtimes that are proven dead, oldest first; mends what is damaged before."""
+        called = await self._damages.around(call)
+        if called.damaged:
+            await self._mend_all(called.damaged)
+            called = await self._damages.around(call)
+        return await self.dead_of(called)
 
     async def dead_of(self, called: Called) -> list[Dead]:
         """Return those that are proven dead, oldest first."""
@@ -127,10 +132,9 @@ class Roll:
                     found.append(Dead(incarnation, one.record.version, one.present, over))
         return sorted(found, key=lambda dead: dead.present.epoch)
 
-    async def mend(self) -> None:
+    async def _mend_all(self, damaged: Sequence[Damaged]) -> None:
         """Write anew the presence records that are damaged and whose runtimes are silent."""
-        called = await self._damages.around(call)
-        for one in called.damaged:
+        for one in damaged:
             if one.key and one.key[0] != self._presence.incarnation:
                 await self._mend(one.key[0])
 
